@@ -1,0 +1,1 @@
+"""The shipped configurations; `experiments.config` finds them by name."""

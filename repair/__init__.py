@@ -1,0 +1,1 @@
+"""Repair of compressed models that leaves them compressed."""
