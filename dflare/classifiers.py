@@ -64,8 +64,8 @@ class Outputs(NamedTuple):
         """The pair of probability vectors side by side, (n, 2 * classes); what novelty is measured on."""
         return torch.cat(self.probabilities, dim=-1)
 
-    def __getitem__(self, rows: Tensor) -> "Outputs":  # type: ignore[override]
-        """Select images by mask or index; use the field names to get one model's scores."""
+    def take(self, rows: Tensor) -> "Outputs":
+        """The outputs of some of the images, selected by mask or index."""
         return Outputs(self.original[rows], self.compressed[rows])
 
 

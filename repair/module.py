@@ -1,0 +1,53 @@
+"""The one LightningModule. What to minimise is a function handed in; what to imitate comes with the batch."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+
+class Batch(NamedTuple):
+    """Images with the answers to imitate; all fields have leading dimension n."""
+
+    images: Tensor  # (n, c, h, w) float32 in [0, 1]
+    targets: Tensor  # (n, classes) probabilities: the original's, asked once before the repair, or one-hot labels
+    is_trigger: Tensor  # (n,) bool; the others are clean images replayed so that they stay right
+
+
+Loss = Callable[[Tensor, Batch], Mapping[str, Tensor]]
+"""(student scores (n, classes), batch) -> named scalar terms, which are summed."""
+
+
+class Repair(pl.LightningModule):
+    """Fit a student to the targets of its batches with Adam; used to train, to distil, to fine-tune and to repair.
+
+    `learning_rate` is constant, or decays to zero along a half cosine over `decay_steps` optimiser steps
+    (Loshchilov and Hutter, 2017); it depends on the step alone, so a run that is stopped early has seen the same rates.
+    """
+
+    def __init__(self, student: nn.Module, loss: Loss, learning_rate: float = 1e-3, decay_steps: int = 0) -> None:
+        super().__init__()
+        self.student, self.loss = student, loss
+        self.learning_rate, self.decay_steps = learning_rate, decay_steps
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        terms = self.loss(self.student(batch.images), batch)
+        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
+        return torch.stack(list(terms.values())).sum()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the share of triggers and of clean images on which the student's label is the target's."""
+        agrees = (self.student(batch.images).argmax(-1) == batch.targets.argmax(-1)).float()
+        for name, rows in (("triggers", batch.is_trigger), ("clean", ~batch.is_trigger)):
+            if rows.any():
+                self.log(f"validate/{name}", agrees[rows].mean(), batch_size=int(rows.sum()), on_epoch=True)
+
+    def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
+        parameters = [p for p in self.student.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(parameters, lr=self.learning_rate)
+        if not self.decay_steps:
+            return {"optimizer": optimizer}
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.decay_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
