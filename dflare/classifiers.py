@@ -118,9 +118,7 @@ def check_scores(scores: Tensor, n: int, name: str) -> Tensor:
     scores = scores.float()
     if not (scores < torch.inf).all():  # false for NaN and for +inf; -inf is the logarithm of probability 0
         bad = int((~(scores < torch.inf)).any(-1).sum())
-        raise InputError(
-            f"the {name} model must return finite scores, got NaN or infinity for {bad} of {n} images"
-        )
+        raise InputError(f"the {name} model must return finite scores, got NaN or infinity for {bad} of {n} images")
     return scores
 
 

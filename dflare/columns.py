@@ -1,0 +1,34 @@
+"""Frozen dataclasses whose fields share one leading dimension, as tables: rows selected, rows joined."""
+
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from dflare import ragged
+from dflare.ragged import Ragged
+
+Table = TypeVar("Table")
+
+
+def take(table: Table, rows: Tensor) -> Table:
+    """The rows of every field, selected by mask or index."""
+    return type(table)(**{name: _rows(value, rows) for name, value in _columns(table)})
+
+
+def join(first: Table, second: Table) -> Table:
+    """The rows of both tables, the first's before the second's."""
+    return type(first)(**{name: _joined(value, getattr(second, name)) for name, value in _columns(first)})
+
+
+def _columns(table: Any) -> list[tuple[str, Any]]:
+    return [(field.name, getattr(table, field.name)) for field in fields(table)]
+
+
+def _rows(value: Any, rows: Tensor) -> Any:
+    return value.take(rows) if isinstance(value, Ragged) else value[rows]
+
+
+def _joined(first: Any, second: Any) -> Any:
+    return ragged.concatenate(first, second) if isinstance(first, Ragged) else torch.cat([first, second])

@@ -1,0 +1,152 @@
+"""Drive chains until each has found a deviation or spent its budget, with the models always shown full batches."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dflare.chain import ChainState, Kernel
+from dflare.classifiers import ModelPair, Outputs
+
+
+class Ending(Enum):
+    """How a chain ended; the value is the sentence for a reader."""
+
+    deviated = "a mutated image was found on which the two models disagree"
+    already = "the two models disagree on the seed image itself"
+    exhausted = "the budget of queries was spent without a deviation"
+    timed_out = "the time was over before the chain had ended; continuing the run takes it up again"
+
+
+class Seeds(NamedTuple):
+    """Images to start chains from."""
+
+    images: Tensor  # (n, c, h, w) uint8
+    ids: Tensor  # (n,) int64, what the chains' randomness hangs on
+
+
+class Ended(NamedTuple):
+    """Chains that ended in the same step in the same way."""
+
+    ending: Ending
+    chains: ChainState  # (n, ...); `images` holds the trigger where one was found
+    outputs: Outputs  # (n, classes) what both models said of `images`, asked alone where they deviate
+
+
+@dataclass
+class Tally:
+    """What a search cost, counted while it runs."""
+
+    batches: int = 0  # times the pair was asked
+    full: int = 0  # of those, with a full batch
+    queries: int = 0  # candidates asked after the seeds, of all chains
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search over seeds: `for ended in search.run(seeds): …`.
+
+    `pair` is asked in batches of `batch_size`; what deviates there is asked again of `confirm`, one image at a time,
+    and only that answer counts. `confirm` should hold models opened for this purpose alone. A chain ends at
+    `max_queries` candidates. When `out_of_time` says so, the chains in flight end as `Ending.timed_out`.
+    The result of a chain depends on `seed`, its image and id, never on the batch (up to the models' own rounding).
+    """
+
+    kernel: Kernel
+    pair: ModelPair
+    confirm: ModelPair
+    seed: int
+    max_queries: int = 1000
+    batch_size: int = 256
+    out_of_time: Callable[[], bool] = lambda: False
+
+    def run(self, seeds: Iterable[Seeds], tally: Tally | None = None) -> Iterator[Ended]:
+        """Yield chains as they end; a place that falls free is taken by the next seed in the same step."""
+        tally = tally if tally is not None else Tally()
+        queue, chains = _Queue(seeds), None
+        while True:
+            fresh = queue.take(self.batch_size - (len(chains) if chains is not None else 0))
+            if chains is None and fresh is None:
+                return
+            chains, answers = self._step(chains, fresh, tally)
+            going = torch.ones(len(chains), dtype=torch.bool, device=chains.images.device)
+            for rows, ending in self._endings(chains, answers):
+                going &= ~rows
+                if bool(rows.any()):
+                    yield Ended(ending, chains[rows], answers.take(rows))
+            answers = answers.take(going)
+            chains = chains[going] if bool(going.any()) else None
+            if self.out_of_time():
+                if chains is not None:
+                    yield Ended(Ending.timed_out, chains, answers)
+                return
+
+    def _step(self, chains: ChainState | None, fresh: Seeds | None, tally: Tally) -> tuple[ChainState, Outputs]:
+        """Move the chains by one candidate and start the fresh ones, all in one batch of questions."""
+        asked, choice, old = [], None, 0
+        if chains is not None:
+            candidates, choice = self.kernel.propose(self.seed, chains)
+            asked, old = [candidates], len(chains)
+        if fresh is not None:
+            asked.append(fresh.images)
+        images = torch.cat(asked)
+        outputs, doubted = self._confirmed(images, self.pair(images))
+        tally.batches += 1
+        tally.full += len(images) == self.batch_size
+        tally.queries += old
+        first = torch.arange(len(images), device=images.device) < old
+        moved = None
+        if chains is not None and choice is not None:
+            moved, _ = self.kernel.update(chains, images[first], choice, outputs.take(first))
+            moved = replace(moved, unconfirmed=moved.unconfirmed + doubted[first])
+        if fresh is None:
+            assert moved is not None
+            return moved, outputs
+        started = self.kernel.init(self.seed, fresh.ids, fresh.images, outputs.take(~first))
+        started = replace(started, unconfirmed=started.unconfirmed + doubted[~first])
+        return (started if moved is None else moved.join(started)), outputs
+
+    def _confirmed(self, images: Tensor, outputs: Outputs) -> tuple[Outputs, Tensor]:
+        """The outputs with every deviating row asked again alone, and which rows then no longer deviate (n,) bool."""
+        doubted = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        original, compressed = outputs.original.clone(), outputs.compressed.clone()
+        for row in outputs.deviates.nonzero().squeeze(-1).tolist():
+            alone = self.confirm(images[row : row + 1])
+            original[row], compressed[row] = alone.original[0], alone.compressed[0]
+            doubted[row] = not bool(alone.deviates)
+        return Outputs(original, compressed), doubted
+
+    def _endings(self, chains: ChainState, outputs: Outputs) -> list[tuple[Tensor, Ending]]:
+        deviates, started = outputs.deviates, chains.queries > 0
+        return [
+            (deviates & started, Ending.deviated),
+            (deviates & ~started, Ending.already),
+            (~deviates & (chains.queries >= self.max_queries), Ending.exhausted),
+        ]
+
+
+class _Queue:
+    """Seeds in order, handed out in any portion; holds one chunk of the source at a time."""
+
+    def __init__(self, source: Iterable[Seeds]) -> None:
+        self._source = iter(source)
+        self._chunk: Seeds | None = None
+
+    def take(self, count: int) -> Seeds | None:
+        """The next `count` seeds, fewer at the end, None when there are none (left or asked for)."""
+        parts: list[Seeds] = []
+        while count > 0:
+            if self._chunk is None or not len(self._chunk.ids):
+                self._chunk = next(self._source, None)
+                if self._chunk is None:
+                    break
+                continue
+            parts.append(Seeds(self._chunk.images[:count], self._chunk.ids[:count]))
+            self._chunk = Seeds(self._chunk.images[count:], self._chunk.ids[count:])
+            count -= len(parts[-1].ids)
+        if not parts:
+            return None
+        return Seeds(torch.cat([part.images for part in parts]), torch.cat([part.ids for part in parts]))

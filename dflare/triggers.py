@@ -1,0 +1,125 @@
+"""Triggering inputs: what was found, from which seed, by which path, and what both models said."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from functools import reduce
+from pathlib import Path
+from typing import Self
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dflare import columns
+from dflare.classifiers import ModelPair, Outputs
+from dflare.errors import InputError
+from dflare.ragged import Ragged
+from dflare.search import Ended
+
+
+class Side(IntEnum):
+    """What a seed image may be used for; no seed is on two sides."""
+
+    train = 0
+    validate = 1
+    judge = 2
+
+
+@dataclass(frozen=True)
+class TriggerSet:
+    """n triggers, side by side; every field has leading dimension n."""
+
+    seeds: Tensor  # (n,) int64, the seed images' ids
+    sides: Tensor  # (n,) uint8, see `Side`
+    seed_images: Tensor  # (n, c, h, w) uint8
+    images: Tensor  # (n, c, h, w) uint8, the triggers
+    original: Tensor  # (n, classes) float32, the original's scores on the triggers
+    compressed: Tensor  # (n, classes) float32, those of the compressed model that was searched
+    queries: Tensor  # (n,) int64
+    path: Ragged  # (n, length, 2) int32, step and mutation of every accepted candidate, the trigger's own last
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def take(self, rows: Tensor) -> Self:
+        """Some of the triggers, selected by mask or index."""
+        return columns.take(self, rows)
+
+    def side(self, side: Side) -> Self:
+        """The triggers whose seeds are on that side."""
+        return self.take(self.sides == int(side))
+
+    def verify(self, pair: ModelPair) -> Tensor:
+        """Whether each trigger deviates for a (freshly opened) pair, asked alone, (n,) bool."""
+        answers = [bool(pair(self.images[row : row + 1]).deviates) for row in range(len(self))]
+        return torch.tensor(answers, dtype=torch.bool)
+
+    @property
+    def outputs(self) -> Outputs:
+        """What both models said of the triggers when they were found."""
+        return Outputs(self.original, self.compressed)
+
+    @property
+    def distances(self) -> dict[str, Tensor]:
+        """How far each trigger is from its seed, on [0, 1]: `l_inf` and `l_2`, (n,) float32 each."""
+        apart = ((self.images.float() - self.seed_images.float()) / 255).flatten(1)
+        return {"l_inf": apart.abs().amax(1), "l_2": apart.square().sum(1).sqrt()}
+
+    @classmethod
+    def of(cls, ended: Ended, side: Side) -> Self:
+        """The triggers in chains that ended by a deviation."""
+        chains, outputs = ended.chains, ended.outputs
+        sides = torch.full((len(chains),), int(side), dtype=torch.uint8)
+        return cls(
+            chains.seed.cpu(),
+            sides,
+            chains.origin.cpu(),
+            chains.images.cpu(),
+            outputs.original.float().cpu(),
+            outputs.compressed.float().cpu(),
+            chains.queries.cpu(),
+            Ragged(chains.path.values.cpu(), chains.path.count.cpu()),
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The set as plain arrays for `numpy.savez`; paths lie end to end in `trigger_path`."""
+        columns = {f"trigger_{f.name}": getattr(self, f.name).numpy() for f in fields(self) if f.name != "path"}
+        paths = self.path.lists()
+        columns["trigger_path"] = (torch.cat(paths) if paths else torch.zeros(0, 2, dtype=torch.int32)).numpy()
+        columns["trigger_path_lengths"] = self.path.count.numpy()
+        return columns
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Self:
+        """The inverse of `arrays`."""
+        tensors = {f.name: torch.from_numpy(arrays[f"trigger_{f.name}"]) for f in fields(cls) if f.name != "path"}
+        lengths = torch.from_numpy(arrays["trigger_path_lengths"])
+        values = torch.zeros(len(lengths), max(1, int(lengths.amax()) if len(lengths) else 1), 2, dtype=torch.int32)
+        used = torch.arange(values.shape[1]) < lengths[:, None]
+        values[used] = torch.from_numpy(arrays["trigger_path"])
+        return cls(**tensors, path=Ragged(values, lengths))
+
+    def save(self, path: Path) -> None:
+        """Write the set to an `.npz` file of plain arrays (no pickle)."""
+        np.savez_compressed(path, **self.arrays())  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a set that `save` wrote; raises `InputError` for anything else."""
+        return cls.from_arrays(read_arrays(path))
+
+
+def concatenate(sets: Sequence[TriggerSet]) -> TriggerSet:
+    """All triggers of one or more sets, in order."""
+    return reduce(columns.join, sets)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` file, without ever unpickling; raises `InputError` for a damaged or foreign file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, BadZipFile) as error:
+        raise InputError(f"expected arrays without pickles (.npz) in {path}, but it cannot be read: {error}") from error
