@@ -97,6 +97,17 @@ class ModelPair:
         return outputs
 
 
+@torch.inference_mode()
+def ask(classifier: Classifier, images: Tensor, name: str = "model", batch_size: int = 500) -> Tensor:
+    """What one classifier says of uint8 images (n, c, h, w): scores (n, classes) float32, asked in batches.
+
+    Raises `InputError` for scores of another shape, NaN or infinity; `name` says whose.
+    """
+    check_images(images)
+    parts = images.split(batch_size)
+    return torch.cat([check_scores(classifier(to_unit(part)), len(part), name) for part in parts]).clone()
+
+
 def to_unit(images: Tensor) -> Tensor:
     """uint8 images as float32 in [0, 1], same shape: what a `Classifier` takes."""
     return images.float() / 255

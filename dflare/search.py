@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dflare.chain import ChainState, Kernel
 from dflare.classifiers import ModelPair, Outputs
+from dflare.seeds import Seeds
 
 
 class Ending(Enum):
@@ -19,13 +20,6 @@ class Ending(Enum):
     already = "the two models disagree on the seed image itself"
     exhausted = "the budget of queries was spent without a deviation"
     timed_out = "the time was over before the chain had ended; continuing the run takes it up again"
-
-
-class Seeds(NamedTuple):
-    """Images to start chains from."""
-
-    images: Tensor  # (n, c, h, w) uint8
-    ids: Tensor  # (n,) int64, what the chains' randomness hangs on
 
 
 class Ended(NamedTuple):
@@ -139,14 +133,14 @@ class _Queue:
         """The next `count` seeds, fewer at the end, None when there are none (left or asked for)."""
         parts: list[Seeds] = []
         while count > 0:
-            if self._chunk is None or not len(self._chunk.ids):
+            if self._chunk is None or not len(self._chunk):
                 self._chunk = next(self._source, None)
                 if self._chunk is None:
                     break
                 continue
-            parts.append(Seeds(self._chunk.images[:count], self._chunk.ids[:count]))
-            self._chunk = Seeds(self._chunk.images[count:], self._chunk.ids[count:])
-            count -= len(parts[-1].ids)
+            parts.append(self._chunk.take(slice(count)))
+            self._chunk = self._chunk.take(slice(count, None))
+            count -= len(parts[-1])
         if not parts:
             return None
         return Seeds(torch.cat([part.images for part in parts]), torch.cat([part.ids for part in parts]))

@@ -62,6 +62,8 @@ class Shards:
         """Keep chains that ended; those that ran out of time are left for the continued run."""
         if ended.ending is Ending.timed_out:
             return
+        if self._waiting and self._waiting[0][0] is not side:
+            self.flush()
         if not self._waiting:
             self._since = self.clock()
         self._waiting.append((side, ended))
@@ -106,6 +108,11 @@ def read_triggers(folder: Path) -> TriggerSet | None:
         return None
     found = concatenate(sets)
     return found.take(_order(found.sides, found.seeds))
+
+
+def shard_side(path: Path) -> Side:
+    """The side that one shard is about; a shard is never about two."""
+    return Side(int(read_arrays(path)["ended_sides"][0]))
 
 
 def write_index(folder: Path) -> None:

@@ -119,7 +119,7 @@ def concatenate(sets: Sequence[TriggerSet]) -> TriggerSet:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an `.npz` file, without ever unpickling; raises `InputError` for a damaged or foreign file."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, BadZipFile) as error:
         raise InputError(f"expected arrays without pickles (.npz) in {path}, but it cannot be read: {error}") from error

@@ -57,7 +57,7 @@ def paired_rates(agreed_before: Mask, agrees_after: Mask, groups: Groups | None 
         return PairedRates(NOTHING, NOTHING, NOTHING, 1.0)
     effective = effective_size(changes, groups)
     scale = effective / len(before)
-    low, high = paired_difference(fixed.sum() * scale, broken.sum() * scale, effective)
+    low, high = paired_difference(int(fixed.sum()) * scale, int(broken.sum()) * scale, effective)
     net = Figure(float(changes.mean()), low, high, len(before))
     p = mcnemar(int(broken.sum()), int(fixed.sum())) if groups is None else _clustered_mcnemar(changes, groups)
     return PairedRates(share(broken, groups), share(fixed, groups), net, p)
@@ -78,7 +78,7 @@ def mcnemar(broken: int, fixed: int) -> float:
 
 
 def restricted_queries(queries: ArrayLike, found: Mask, budget: int) -> NDArray[np.float64]:
-    """Queries of each chain (n,), with the budget in place of those that found nothing: what a restricted mean takes."""
+    """Queries of each chain (n,), with the budget in place of those that found nothing: for restricted means."""
     numbers, mask = np.asarray(queries, dtype=float), np.asarray(found, dtype=bool)
     if numbers.shape != mask.shape or numbers.ndim != 1:
         raise ValueError(f"queries and found must be (n,) of the same chains, got {numbers.shape} and {mask.shape}")

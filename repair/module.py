@@ -37,12 +37,20 @@ class Repair(pl.LightningModule):
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
         return torch.stack(list(terms.values())).sum()
 
+    def on_validation_epoch_start(self) -> None:
+        self._agreed: dict[str, list[Tensor]] = {"triggers": [], "clean": []}
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the share of triggers and of clean images on which the student's label is the target's."""
-        agrees = (self.student(batch.images).argmax(-1) == batch.targets.argmax(-1)).float()
-        for name, rows in (("triggers", batch.is_trigger), ("clean", ~batch.is_trigger)):
-            if rows.any():
-                self.log(f"validate/{name}", agrees[rows].mean(), batch_size=int(rows.sum()), on_epoch=True)
+        agrees = self.student(batch.images).argmax(-1) == batch.targets.argmax(-1)
+        self._agreed["triggers"].append(agrees[batch.is_trigger])
+        self._agreed["clean"].append(agrees[~batch.is_trigger])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the shares of triggers and of clean images on which the student agrees, and their mean as the score."""
+        shares = {name: torch.cat(parts).float() for name, parts in self._agreed.items()}
+        present = {f"validate/{name}": share.mean() for name, share in shares.items() if len(share)}
+        score = torch.stack(list(present.values())).mean()
+        self.log_dict(present | {"validate/score": score}, prog_bar=True)
 
     def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
         parameters = [p for p in self.student.parameters() if p.requires_grad]

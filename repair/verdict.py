@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
-from repair.intervals import CONFIDENCE, Z, Figure, difference
+from repair.intervals import CONFIDENCE, Figure, Z, difference
 
 
 class Comparison(NamedTuple):
@@ -52,11 +52,11 @@ def beats_placebo(
     wins = [item.words for item in chances if item.better(len(chances))]
     harms = [item.words for key, item in found.items() if key != "queries_ratio" and item.worse()]
     if wins and not harms:
-        return True, f"The repair beats its placebo: it {' and '.join(wins)}."
+        return True, f"The repair beats its placebo: it {_listed(wins)}."
     if harms:
-        although = f", although it {' and '.join(wins)}" if wins else ""
-        return False, f"The repair does not beat its placebo: it is worse, it {' and '.join(harms)}{although}."
-    words = ", ".join(item.words for item in chances)
+        although = f", although it {_listed(wins)}" if wins else ""
+        return False, f"The repair does not beat its placebo: it is worse, it {_listed(harms)}{although}."
+    words = _listed([item.words for item in chances])
     return False, f"The repair does not beat its placebo: it {words}; chance explains such differences."
 
 
@@ -88,8 +88,13 @@ def _comparisons(repair: Mapping[str, Any], placebo: Mapping[str, Any], paired: 
         logarithmic = _logarithm if key == "queries_ratio" else Figure.of
         gain = logarithmic(Figure.of(paired[key])) if paired.get(key) else None
         gain = gain or difference(logarithmic(ours), logarithmic(theirs))
-        comparisons[key] = Comparison(words.format(show(ours.value), show(theirs.value)), _times_sign(gain, sign))
+        comparisons[key] = Comparison(words.format(show(ours.value), show(theirs.value)), _signed(gain, sign))
     return comparisons
+
+
+def _listed(words: list[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _times(value: float) -> str:
@@ -101,7 +106,7 @@ def _logarithm(ratio: Figure) -> Figure:
     return Figure(ends[0], ends[1], ends[2], ratio.n)
 
 
-def _times_sign(figure: Figure, sign: int) -> Figure:
+def _signed(figure: Figure, sign: int) -> Figure:
     if sign > 0 or figure.value is None:
         return figure
     low, high = (None if end is None else -end for end in (figure.high, figure.low))

@@ -1,0 +1,127 @@
+"""Every setting, as dataclasses that OmegaConf checks YAML files and `key=value` arguments against.
+
+Importing this module imports no model code, so that a wrong key is answered at once.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Pair:
+    """Which two models: one of the zoo by name, or two files (.pt2, .onnx)."""
+
+    name: str | None = None
+    original: str | None = None
+    compressed: str | None = None
+    download: bool = False  # may pretrained weights be fetched (ImageNet models of the zoo)
+
+
+@dataclass
+class Data:
+    """Which images: digits, mnist, fashion_mnist, cifar10 or imagefolder. Null: what the zoo's pair was made for."""
+
+    name: str | None = None
+    root: str | None = None
+    download: bool = False
+    image_size: int | None = None  # pixels a side, for imagefolder
+
+
+@dataclass
+class Split:
+    """Shares of the three sides; a set with an official test split gives all of it to `judge`."""
+
+    train: float = 0.6
+    validate: float = 0.2
+    judge: float = 0.2
+
+
+@dataclass
+class SearchSettings:
+    """How triggers are searched for; the seeds of each side are its first ones by id."""
+
+    strategy: str = "dflare"
+    mutations: list[str] = field(
+        default_factory=lambda: [
+            "gaussian_noise",
+            "salt_and_pepper",
+            "speckle_noise",
+            "random_pixels",
+            "average_blur",
+            "gaussian_blur",
+            "median_blur",
+        ]
+    )
+    seeds: int = 600  # on the train side
+    validate_seeds: int = 200
+    judge_seeds: int = 400
+    max_queries: int = 1000  # a chain
+    max_seconds: float | None = None  # a search of one side; what is unfinished is taken up again by the next run
+    batch_size: int = 256  # images shown to the models at once
+
+
+@dataclass
+class RepairSettings:
+    """How the compressed model is repaired."""
+
+    recipe: str = "imitation"
+    steps: int = 1500  # of the optimiser, at most
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    replay: float = 0.5  # share of clean images in a batch
+    validate_every: int = 100  # steps
+    patience: int = 5  # validations without improvement after which it stops
+
+
+@dataclass
+class Probe:
+    """The fixed set of mutated images that no model chose."""
+
+    images: int = 50_000
+
+
+@dataclass
+class Loop:
+    """Search, repair, re-test, and again."""
+
+    rounds: int = 1
+
+
+@dataclass
+class Gate:
+    """What the repaired model must keep to be released; null is not checked."""
+
+    max_probe_rate: float | None = None  # upper confidence bound of the probe deviation rate
+    min_queries_ratio: float | None = None  # queries per trigger, after / before
+    max_drawdown: float | None = 0.01  # share of clean images broken, and no more broken than fixed
+    max_accuracy_drop: float | None = None  # in shares of 1
+    max_bytes: int | None = None
+    max_latency_ms: float | None = None  # one image at a time
+    beat_placebo: bool = False
+
+
+@dataclass
+class TrainerSettings:
+    """Where search and repair run (names of Lightning)."""
+
+    accelerator: str = "cpu"
+    devices: int = 1
+    num_nodes: int = 1
+
+
+@dataclass
+class Config:
+    """All settings of a run."""
+
+    pair: Pair = field(default_factory=Pair)
+    data: Data = field(default_factory=Data)
+    split: Split = field(default_factory=Split)
+    search: SearchSettings = field(default_factory=SearchSettings)
+    repair: RepairSettings = field(default_factory=RepairSettings)
+    probe: Probe = field(default_factory=Probe)
+    loop: Loop = field(default_factory=Loop)
+    gate: Gate = field(default_factory=Gate)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    seed: int = 0
+    threads: int | None = None  # of torch, null: as many as there are cores
+    run_dir: str | None = None  # null: runs/<pair>
+    fast_dev: bool = False  # two batches, eight seeds: does everything run? claims nothing

@@ -1,0 +1,124 @@
+"""Image data sets as tensors, and the three sides on which their images are used."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dflare.errors import InputError
+from dflare.seeds import Seeds, pixel_hash
+from experiments import readers
+from experiments.images import resize, show_size
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set in memory. Without an official test split, `test_images` is None; labels may be None everywhere."""
+
+    name: str
+    class_names: tuple[str, ...]  # of label 0, 1, …; empty without labels
+    train_images: Tensor  # (n, c, h, w) uint8
+    train_labels: Tensor | None  # (n,) int64
+    test_images: Tensor | None = None  # (m, c, h, w) uint8
+    test_labels: Tensor | None = None  # (m,) int64
+
+
+READERS: dict[str, Callable[[Path, bool], readers.Arrays]] = {
+    "digits": readers.read_digits,
+    "mnist": readers.read_mnist,
+    "fashion_mnist": readers.read_fashion_mnist,
+    "cifar10": readers.read_cifar10,
+}
+"""Name -> (root, download) -> arrays. Sets of one fixed image size; `imagefolder` is read apart, it needs a size."""
+
+DATA_NAMES = (*READERS, "imagefolder")
+
+
+def load_data(name: str, root: str | None = None, download: bool = False, image_size: int | None = None) -> Data:
+    """The data set of that name, read from `root`.
+
+    `root` defaults to the folder `data` in $DFLARE_BENCH where that holds the set, and to `data` otherwise.
+    Nothing is downloaded unless `download`. With `image_size` (pixels) images are resized so that the shorter side
+    fits, and cropped about the centre; an `imagefolder` of several sizes needs it.
+    Raises `InputError` for an unknown name, missing or unreadable data.
+    """
+    if image_size is not None and image_size < 1:
+        raise InputError(f"data.image_size must be at least 1 pixel, got {image_size}")
+    if name == "imagefolder":
+        if root is None:
+            raise InputError("data.name=imagefolder needs data.root, the folder that holds the images")
+        return _data(name, readers.read_folder(Path(root), image_size))
+    if name not in READERS:
+        raise InputError(f"data.name must be one of {', '.join(DATA_NAMES)}, got {name!r}")
+    arrays = READERS[name](Path(root) if root is not None else readers.default_root(name), download)
+    if image_size is not None:
+        test = None if arrays.test is None else resize(arrays.test, image_size)
+        arrays = arrays._replace(train=resize(arrays.train, image_size), test=test)
+    return _data(name, arrays)
+
+
+def assign_sides(data: Data, split: tuple[float, float, float]) -> tuple[Seeds, Seeds, Seeds]:
+    """The sides train, validate and judge, each without repeated images and in the order of the ids.
+
+    The side of an image follows from its pixels alone, so that duplicates stay together and neither order nor
+    company matters; the order by id makes the first k of a side a fair sample. With an official test split judge is
+    that split, and the training split without the images that occur in it too is shared out train : validate.
+    `split` are the three shares, each above 0 and 1 together. Raises `InputError` for others, and for an empty side.
+    """
+    check_split(split)
+    train_share, validate_share, _ = split
+    everything = _distinct(data.train_images, data.train_labels)
+    if data.test_images is None:
+        place = _place(everything)
+        ends = (train_share, train_share + validate_share)
+        judge = everything.take(place >= ends[1])
+    else:
+        judge = _distinct(data.test_images, data.test_labels)
+        everything = everything.take(~torch.isin(everything.ids, judge.ids))
+        place = _place(everything)
+        ends = (train_share / (train_share + validate_share), 1.0)
+    sides = (everything.take(place < ends[0]), everything.take((place >= ends[0]) & (place < ends[1])), judge)
+    for key, side in zip(("train", "validate", "judge"), sides, strict=True):
+        if len(side) == 0:
+            raise InputError(
+                f"split.{key} leaves no image of {data.name} ({len(everything)} distinct ones to share out); "
+                "give a larger share or more images"
+            )
+    return sides
+
+
+def check_split(split: tuple[float, float, float]) -> None:
+    """Raise `InputError` unless the shares train, validate and judge are above 0 and sum to 1."""
+    for key, share in zip(("train", "validate", "judge"), split, strict=True):
+        if not share > 0:
+            raise InputError(f"split.{key} must be above 0, got {share}")
+    if not abs(sum(split) - 1) < 1e-6:  # looser than float rounding, tighter than a typing error
+        raise InputError(f"split.train, split.validate and split.judge must sum to 1, got {sum(split):g}")
+
+
+def _distinct(images: Tensor, labels: Tensor | None) -> Seeds:
+    """The images without repetitions (the first of equal ones stays), ordered by id."""
+    ids, first = np.unique(pixel_hash(images).numpy(), return_index=True)
+    rows = torch.from_numpy(first)
+    return Seeds(images[rows], torch.from_numpy(ids), None if labels is None else labels[rows])
+
+
+def _place(seeds: Seeds) -> Tensor:
+    """Where the ids lie in their range, (n,) float64 in [0, 1]."""
+    return seeds.ids.double() / 2.0**63
+
+
+def _data(name: str, arrays: readers.Arrays) -> Data:
+    if arrays.test is not None and arrays.test.shape[1:] != arrays.train.shape[1:]:
+        raise InputError(
+            f"training and test images of {name} must have one size, got {show_size(arrays.train)} and "
+            f"{show_size(arrays.test)}; set data.image_size"
+        )
+    train_labels, test, test_labels = (
+        None if array is None else torch.from_numpy(array)
+        for array in (arrays.train_labels, arrays.test, arrays.test_labels)
+    )
+    return Data(name, arrays.class_names, torch.from_numpy(arrays.train), train_labels, test, test_labels)

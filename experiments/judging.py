@@ -1,0 +1,65 @@
+"""Show a model the fixed images of a run and keep what it did, under the hash of its file."""
+
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dflare.classifiers import Classifier, Outputs, ask
+from dflare.opening import open_classifier
+from dflare.triggers import Side, read_arrays
+from experiments.environment import file_hash
+from experiments.files import write_atomic
+from experiments.oracle import Oracle
+from repair.evidence import Judgement
+from repair.payload import payload_bytes
+
+_ARRAYS = ("clean", "correct", "probe", "milliseconds")
+LATENCY_QUESTIONS = 100
+"""Single images a model is timed on, after ten to warm up."""
+
+
+def judge(oracle: Oracle, model: Path, folder: Path) -> Judgement:
+    """What the compressed model in a file does on clean and probe images; read back where it was judged before."""
+    path = folder / f"{file_hash(model)[:16]}.npz"
+    if not path.exists():
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **_answers(oracle, open_classifier(model)))  # type: ignore[arg-type]
+        write_atomic(path, buffer.getvalue())
+    arrays = read_arrays(path)
+    return Judgement(*(arrays[name] for name in _ARRAYS), model.stat().st_size, payload_bytes(model))
+
+
+def agrees_on_clean(oracle: Oracle, model: Path, side: Side) -> np.ndarray:
+    """Whether the pair agrees on each clean image of a side, (n,) bool."""
+    images = oracle.subject.sides[side].images
+    outputs = Outputs(oracle.clean(side), ask(open_classifier(model), images, "compressed"))
+    return ~outputs.deviates.numpy()
+
+
+def _answers(oracle: Oracle, classifier: Classifier) -> dict[str, np.ndarray]:
+    judge_side = oracle.subject.sides[Side.judge]
+    milliseconds = _latency(classifier, judge_side.images)
+    clean = ask(classifier, judge_side.images, "compressed")
+    probe = torch.cat([ask(classifier, images, "compressed") for images in oracle.probe.chunks()])
+    labels = judge_side.labels
+    correct = clean.argmax(-1) == labels if labels is not None else torch.zeros(0, dtype=torch.bool)
+    return {
+        "clean": ~Outputs(oracle.clean(Side.judge), clean).deviates.numpy(),
+        "correct": correct.numpy(),
+        "probe": ~Outputs(oracle.probe_scores, probe).deviates.numpy(),
+        "milliseconds": milliseconds,
+    }
+
+
+def _latency(classifier: Classifier, images: torch.Tensor) -> np.ndarray:
+    """Milliseconds to answer one image, `LATENCY_QUESTIONS` times, on as many threads as torch has."""
+    times = []
+    for row in range(LATENCY_QUESTIONS + 10):
+        image = images[row % len(images)][None]
+        start = time.perf_counter()
+        ask(classifier, image)
+        times.append(1000 * (time.perf_counter() - start))
+    return np.array(times[10:])

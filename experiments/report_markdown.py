@@ -1,0 +1,181 @@
+"""The page that people read: report.md, verdict first."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from experiments.pictures import Picture
+from experiments.report_rows import SHARE, comparison, dig, full, short
+from repair.verdict import percent
+
+SEARCHES = (
+    ("train", ("search", "train")),
+    ("validate", ("search", "validate")),
+    ("judge, before", ("search", "before")),
+    ("judge, after", ("search", "after")),
+    ("judge, placebo", ("placebo", "search", "after")),
+    ("judge, no-op", ("noop", "search", "after")),
+)
+COUNTS = ("seeds", "found", "already", "unconfirmed", "tied", "censored", "timed_out")
+
+
+def markdown(report: Mapping[str, Any], pictures: Sequence[Picture], settings: str) -> str:
+    """The whole page of a completed report; `settings` is the text of config.yaml."""
+    headline = report["headline"]
+    parts = [
+        [f"# {escape(report['name'])}", ""],
+        _verdict(report),
+        _comparison(headline) if headline else [],
+        _rounds(report["rounds"]),
+        _searches(report["rounds"], headline),
+        _pictures(pictures),
+        _environment(report, settings),
+    ]
+    return "\n".join(line for part in parts for line in part).rstrip() + "\n"
+
+
+def escape(value: Any) -> str:
+    """Text that Markdown shows as it is, on one line: punctuation with a meaning gets a backslash.
+
+    So do addresses (`://`, `www.`, `@`), so that a path or a name cannot become a link.
+    """
+    line = "".join(character if character.isprintable() else " " for character in str(value))
+    return re.sub(r"([\\`*_\[\]<>~|&#!@]|:(?=//)|(?<=www)\.)", r"\\\1", line)
+
+
+def fenced(text: str, language: str = "") -> list[str]:
+    """A code block whose fence is longer than any run of backticks in the text."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return [fence + language, *text.rstrip("\n").split("\n"), fence, ""]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> list[str]:
+    """A Markdown table, its first column left-aligned, others right if they are numbers; cells are escaped already."""
+    rule = [":--"] + ["--:" if numbers else ":--"] * (len(header) - 1)
+    return [f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)] + [""]
+
+
+def _verdict(report: Mapping[str, Any]) -> list[str]:
+    gate, headline = report["gate"], report["headline"]
+    words = [f"**The release gate {'passed' if gate['passed'] else 'failed'}.**", ""]
+    words += [f"- failed: {escape(reason)}" for reason in gate["reasons"]]
+    words += [f"- met: {escape(reason)}" for reason in gate["met"]]
+    words += ["- no limit was set"] if not gate["reasons"] + gate["met"] else []
+    words += [""]
+    if headline:
+        said = headline["beats_placebo_words"] or "Whether the repair beats its placebo is not known."
+        words += [f"**{escape(said)}**", ""]
+        if headline["rolled_back"]:
+            words += ["The last repair broke too much on the validate side and was rolled back.", ""]
+    return words
+
+
+def _comparison(headline: Mapping[str, Any]) -> list[str]:
+    rows = [(row.label, *(full(row.kind, cell) for cell in row.cells)) for row in comparison(headline)]
+    lines = ["## Before and after", ""]
+    lines += [
+        "Held-out triggers are those that were found against the model as it was handed in, from seed images that no "
+        "training saw. The placebo is the same repair with each trigger replaced by its clean seed image; the no-op "
+        "changes nothing. Brackets hold 95 % intervals; they cover the choice of images, not the randomness of "
+        "training, so compare at least three seeds before you claim something.",
+        "",
+    ]
+    lines += table(["figure", "before", "after", "placebo", "no-op"], rows)
+    original = dig(headline, "accuracy", "original")
+    lines += [f"Accuracy of the original: {full(SHARE, original)}.", ""] if short(SHARE, original) != "–" else []
+    tests = {"clean": dig(headline, "repair", "mcnemar_p"), "probe": dig(headline, "repair", "probe_mcnemar_p")}
+    found = [f"{name} images: p = {p:.2g}" for name, p in tests.items() if p is not None]
+    lines += [f"McNemar's test of what changed, {'; '.join(found)}.", ""] if found else []
+    lengths = dig(headline, "repair", "probe_by_length") or {}
+    places = ("before", "after")
+    by_length = [(escape(key), *(full(SHARE, pair[when]) for when in places)) for key, pair in lengths.items()]
+    return lines + (table(["mutations of a probe image", "deviate before", "after"], by_length) if by_length else [])
+
+
+def _rounds(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not rounds:
+        return ["## Rounds", "", "No round was finished.", ""]
+    figures = ("efficacy", "generalization", "generalization_new", "earlier", "drawdown", "net", "probe_after")
+    header = ["round", "triggers", "steps", "efficacy", "held-out", "new held-out", "earlier", "broken", "net", "probe"]
+    rows = [
+        (
+            f"{_number(entry['round'])}{' (rolled back)' if entry['rolled_back'] else ''}",
+            *(_number(dig(entry, "repair", key)) for key in ("training_triggers", "steps")),
+            *(short(SHARE, dig(entry, "repair", key)) for key in figures),
+            short("times", dig(entry, "search", "queries_ratio")),
+            _number(entry["seconds"]),
+        )
+        for entry in rounds
+    ]
+    return ["## Rounds", "", *table([*header, "queries ratio", "seconds"], rows)]
+
+
+def _searches(rounds: Sequence[Mapping[str, Any]], headline: Mapping[str, Any] | None) -> list[str]:
+    header = ["search", *(name.replace("_", " ") for name in COUNTS), "success", "mean", "median", "p95"]
+    outcomes = [(f"round {_number(entry['round'])}", entry) for entry in rounds]
+    outcomes += [("headline", headline)] if headline else []
+    rows = list(_search_rows(outcomes))
+    words = (
+        "*already*: deviating unmutated; *unconfirmed*: deviations in a batch that were gone when asked alone; "
+        "*tied*: different answers among equally high scores, which count as agreement; *censored*: chains that hit "
+        "their query budget, which they count as; a quantile that falls among them is –. The last three columns are "
+        "queries per trigger."
+    )
+    return ["## Searches", "", words, "", *table(header, rows)] if rows else []
+
+
+def _search_rows(outcomes: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[tuple[str, ...]]:
+    for name, outcome in outcomes:
+        for side, path in SEARCHES:
+            figures = dig(outcome, *path)
+            if figures is not None:
+                quantiles = (dig(figures, "queries_per_trigger", key) for key in ("mean", "median", "p95"))
+                yield (
+                    f"{name}, {side}",
+                    *(_number(figures[key]) for key in COUNTS),
+                    full(SHARE, figures["success_rate"]),
+                    *(short("queries", quantile) for quantile in quantiles),
+                )
+
+
+def _pictures(pictures: Sequence[Picture]) -> list[str]:
+    lines = ["## The clearest deviations", "", "Seed image, trigger, difference (amplified).", ""] if pictures else []
+    for picture in pictures:
+        shown, (original, compressed) = picture.deviation, picture.deviation.labels
+        steps = "" if shown.mutations is None else f", {_counted(shown.mutations, 'mutation', 'mutations')}"
+        said = (
+            f"the original says {original} ({percent(shown.confidences[0])} sure), "
+            f"the compressed {compressed} ({percent(shown.confidences[1])} sure)"
+        )
+        lines += [
+            f"![{said}]({picture.file})",
+            "",
+            f"Seed `{shown.seed:016x}`: {said}; {_counted(shown.queries, 'query', 'queries')}{steps}, "
+            f"no pixel changed by more than {shown.largest_change} of 255; difference × {picture.amplification:.1f}.",
+            "",
+        ]
+    return lines
+
+
+def _environment(report: Mapping[str, Any], settings: str) -> list[str]:
+    facts = {"created": report["created"], **{f"pair {key}": value for key, value in report["pair"].items()}}
+    facts |= report["environment"]
+    shown = {key: json.dumps(value) if isinstance(value, dict | list) else value for key, value in facts.items()}
+    rows = [(escape(key), escape(value)) for key, value in shown.items() if value is not None]
+    return [
+        "## Environment",
+        "",
+        *table(["what", "value"], rows, numbers=False),
+        "## Settings",
+        "",
+        *fenced(settings, "yaml"),
+    ]
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"

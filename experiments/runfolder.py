@@ -1,0 +1,121 @@
+"""A run folder: the only interface between stages. Opened by one process at a time, for one configuration."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from dflare.errors import InputError
+from experiments.config import Config
+from experiments.environment import environment
+from experiments.files import append_line, parse_json, read_json, read_lines, write_atomic
+from experiments.settings import as_dict, to_yaml
+
+FREE = (
+    "run_dir",
+    "threads",
+    "loop.rounds",
+    "search.max_seconds",
+    "search.batch_size",
+    "pair.download",
+    "data.root",
+    "data.download",
+)
+"""Settings that may change between runs in one folder: they alter how long or where, not what is found."""
+
+FREE_GROUPS = ("gate", "trainer")
+
+
+class RunFolder:
+    """Where everything of a run is; see DESIGN, section 6."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def round(self, number: int) -> Path:
+        """Folder of one round."""
+        return self.path / f"round-{number:02d}"
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """The rounds that are finished, in order."""
+        path = self.path / "rounds.jsonl"
+        return [parse_json(line, str(path)) for line in read_lines(path)] if path.exists() else []
+
+    def add_round(self, line: str) -> None:
+        """Append a finished round, fsynced."""
+        append_line(self.path / "rounds.jsonl", line)
+
+
+@contextmanager
+def open_run(settings: Config) -> Iterator[RunFolder]:
+    """The run folder of the settings, locked; made on the first run, compared with the settings afterwards.
+
+    Raises `InputError` when another process works in it, or when it holds results of other settings.
+    """
+    folder = Path(str(settings.run_dir))
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"run_dir must be a folder, got the file {folder}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"run_dir={folder} cannot be made: {error.strerror}") from error
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(f"another process is working in {folder}; wait for it or choose another run_dir") from error
+    try:
+        known = folder / "config.yaml"
+        if known.exists():
+            _compare(known, settings)
+        elif any(path.name != ".lock" for path in folder.iterdir()):
+            raise InputError(f"run_dir must be new or a run folder, got {folder}, which has files but no config.yaml")
+        write_atomic(known, to_yaml(settings))
+        yield RunFolder(folder)
+    finally:
+        lock.release()
+
+
+def write_environment(run: RunFolder, models: dict[str, Path]) -> None:
+    """Write `environment.json` on the first run; the versions of a continued one are added beside it."""
+    path, now = run.path / "environment.json", environment(models)
+    earlier = read_json(path) if path.exists() else None
+    if earlier is None:
+        write_atomic(path, _json(now))
+    elif _lasting(earlier) != _lasting(now):
+        write_atomic(path, _json({**earlier, "continued": [*earlier.get("continued", []), now]}))
+
+
+def _lasting(found: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in found.items() if key not in ("created", "continued")}
+
+
+def _compare(known: Path, settings: Config) -> None:
+    loaded = OmegaConf.to_container(OmegaConf.load(known))
+    if not isinstance(loaded, dict):
+        raise InputError(f"expected the settings of a run in {known}, got something else")
+    for key, (before, now) in _differences(loaded, as_dict(settings)).items():
+        if key not in FREE and key.split(".")[0] not in FREE_GROUPS:
+            raise InputError(
+                f"the run folder {known.parent} was made with {key}={before}, now it is {now}; "
+                "choose another run_dir or the same settings"
+            )
+
+
+def _differences(before: dict[Any, Any], now: dict[Any, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in [*now, *(key for key in before if key not in now)]:
+        one, two = before.get(key), now.get(key)
+        if isinstance(one, dict) and isinstance(two, dict):
+            found |= _differences(one, two, f"{prefix}{key}.")
+        elif one != two:
+            found[f"{prefix}{key}"] = (one, two)
+    return found
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"

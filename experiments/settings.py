@@ -1,0 +1,175 @@
+"""From YAML files and `key=value` arguments to a checked, complete configuration."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from dflare.errors import InputError
+from experiments.config import Config
+
+SHIPPED = "configs"
+
+
+def load_config(arguments: Sequence[str]) -> Config:
+    """The settings of YAML files, later ones over earlier ones, with `key=value` arguments over all of them.
+
+    A file is a path or the name of a shipped configuration. Raises `InputError` for a missing file, an unknown key
+    (with the nearest right one), a wrong type or a value out of range.
+    """
+    config = OmegaConf.structured(Config)
+    for argument in (a for a in arguments if "=" not in a):
+        path = find_file(argument)
+        config = _merge(config, _read(path), str(path))
+    for argument in (a for a in arguments if "=" in a):
+        config = _merge(config, _parse(argument), f"the argument {argument}")
+    settings: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
+    check_ranges(settings)
+    return complete(settings)
+
+
+def complete(settings: Config) -> Config:
+    """Fill in what follows from other settings: pair, run folder, the small numbers of `fast_dev`."""
+    named = settings.pair.original is not None or settings.pair.compressed is not None
+    if named and (settings.pair.original is None or settings.pair.compressed is None):
+        missing = "pair.original" if settings.pair.original is None else "pair.compressed"
+        raise InputError(f"a pair of files needs pair.original and pair.compressed, {missing} is missing")
+    if named and settings.pair.name is not None:
+        raise InputError("expected either pair.name or pair.original and pair.compressed, got both")
+    if named and settings.data.name is None:
+        raise InputError("a pair of files needs data.name, one of digits, mnist, fashion_mnist, cifar10, imagefolder")
+    if not named and settings.pair.name is None:
+        settings.pair.name = "digits-cnn-distilled"
+    if settings.run_dir is None:
+        name = settings.pair.name or f"{Path(str(settings.pair.compressed)).parent.name}-{_stem(settings)}"
+        settings.run_dir = f"runs/{name}"
+    if settings.fast_dev:
+        search, repair = settings.search, settings.repair
+        search.seeds, search.validate_seeds, search.judge_seeds = (
+            min(8, n) for n in (search.seeds, search.validate_seeds, search.judge_seeds)
+        )
+        search.max_queries = min(20, search.max_queries)
+        repair.steps, repair.validate_every = min(2, repair.steps), min(2, repair.validate_every)
+        settings.probe.images = min(50, settings.probe.images)
+    return settings
+
+
+def check_ranges(settings: Config) -> None:
+    """Raise `InputError` for the first number that makes no sense."""
+    search, repair = settings.search, settings.repair
+    rules: list[tuple[str, float | None, float, float]] = [
+        ("search.seeds", search.seeds, 1, 2**31),
+        ("search.validate_seeds", search.validate_seeds, 1, 2**31),
+        ("search.judge_seeds", search.judge_seeds, 1, 2**31),
+        ("search.max_queries", search.max_queries, 1, 2**31),
+        ("search.max_seconds", search.max_seconds, 0, float("inf")),
+        ("search.batch_size", search.batch_size, 1, 2**20),
+        ("repair.steps", repair.steps, 1, 2**31),
+        ("repair.batch_size", repair.batch_size, 2, 2**20),
+        ("repair.learning_rate", repair.learning_rate, 0, 10),
+        ("repair.replay", repair.replay, 0, 1),
+        ("repair.validate_every", repair.validate_every, 1, 2**31),
+        ("repair.patience", repair.patience, 1, 2**31),
+        ("probe.images", settings.probe.images, 1, 2**31),
+        ("loop.rounds", settings.loop.rounds, 1, 10_000),
+        ("threads", settings.threads, 1, 4096),
+        ("data.image_size", settings.data.image_size, 4, 4096),
+        ("trainer.devices", settings.trainer.devices, 1, 1),
+        ("trainer.num_nodes", settings.trainer.num_nodes, 1, 1),
+    ]
+    for key, value, low, high in rules:
+        if value is not None and not low <= value <= high:
+            raise InputError(f"{key} must be in [{low:g}, {high:g}], got {value:g}")
+    if settings.trainer.accelerator != "cpu":
+        raise InputError(f"trainer.accelerator must be cpu, got {settings.trainer.accelerator!r}")
+
+
+def to_yaml(settings: Config) -> str:
+    """The complete settings as YAML that `load_config` takes back."""
+    return OmegaConf.to_yaml(OmegaConf.structured(settings))
+
+
+def as_dict(settings: Config) -> dict[str, Any]:
+    """The settings as plain nested dictionaries."""
+    return OmegaConf.to_container(OmegaConf.structured(settings))  # type: ignore[return-value]
+
+
+def find_file(name: str) -> Path:
+    """A configuration file by path, or a shipped one by name with or without `.yaml`."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_configs()
+    found = shipped.get(Path(name).name.removesuffix(".yaml"))
+    if found is not None and path.parent.name in ("", SHIPPED):
+        return found
+    close = difflib.get_close_matches(Path(name).stem, shipped, 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise InputError(f"expected a configuration file, found none at {name}; {hint}shipped are {', '.join(shipped)}")
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configurations that come with the package, by name."""
+    folder = Path(str(files(SHIPPED)))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def _read(path: Path) -> DictConfig:
+    try:
+        loaded = OmegaConf.load(path)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"expected YAML in {path}: {_first_line(error)}") from error
+    if not isinstance(loaded, DictConfig):
+        raise InputError(f"expected keys and values in {path}, got a list")
+    return loaded
+
+
+def _parse(argument: str) -> DictConfig:
+    try:
+        return OmegaConf.from_dotlist([argument])
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise InputError(f"expected key=value, got {argument}: {_first_line(error)}") from error
+
+
+def _merge(config: Any, other: DictConfig, source: str) -> Any:
+    right = list(_keys(Config))
+    for key in _flat(OmegaConf.to_container(other, resolve=False)):  # type: ignore[arg-type]
+        if key not in right and not any(name.startswith(f"{key}.") for name in right):
+            close = difflib.get_close_matches(key, right, 1, 0.5)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise InputError(f"unknown key {key} in {source}{hint}")
+    try:
+        return OmegaConf.merge(config, other)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "a key"
+        raise InputError(f"wrong value for {key} in {source}: {_first_line(error)}") from error
+
+
+def _keys(kind: Any, prefix: str = "") -> Iterator[str]:
+    for entry in fields(kind):
+        if is_dataclass(entry.type):
+            yield from _keys(entry.type, f"{prefix}{entry.name}.")
+        else:
+            yield f"{prefix}{entry.name}"
+
+
+def _flat(settings: dict[Any, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _stem(settings: Config) -> str:
+    return Path(str(settings.pair.compressed)).name.replace(".", "-")

@@ -1,0 +1,93 @@
+"""What a run is about, as objects: the pair of models and the images of the three sides."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dflare.classifiers import Classifier, ModelPair
+from dflare.errors import InputError
+from dflare.opening import open_classifier
+from dflare.seeds import Seeds
+from dflare.triggers import Side
+from experiments.catalogue import data_of, is_imagenet
+from experiments.config import Config
+from experiments.data import assign_sides, load_data
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The pair under test and the images to test it with. Each opening of a model is a fresh one."""
+
+    name: str
+    open_original: Callable[[], Classifier]
+    open_compressed: Callable[[], Classifier]
+    files: dict[str, Path]  # "original" and "compressed", where they are files
+    sides: dict[Side, Seeds]
+    class_names: tuple[str, ...]
+
+    def pair(self, model: Path | None = None) -> ModelPair:
+        """The original with a compressed model from a file, None for the one handed in; both freshly opened."""
+        compressed = self.open_compressed() if model is None else open_classifier(model)
+        return ModelPair(self.open_original(), compressed)
+
+    def compressed_file(self) -> Path:
+        """The compressed model's file; raises `InputError` where it is none and thus cannot be repaired."""
+        if "compressed" not in self.files:
+            raise InputError(f"{self.name} is opened in memory and has no file to repair; it can only be searched")
+        return self.files["compressed"]
+
+
+def make_subject(settings: Config, progress: bool) -> Subject:
+    """Load the data, build or find the pair, and show it one image, so that a mismatch is said before any work."""
+    name = settings.pair.name
+    data_name = settings.data.name or data_of(str(name))
+    if name is not None:
+        data_of(name)
+    data = load_data(data_name, settings.data.root, settings.data.download, settings.data.image_size)
+    split = settings.split
+    sides = dict(zip(Side, assign_sides(data, (split.train, split.validate, split.judge)), strict=True))
+    files: dict[str, Path] = {}
+    if name is None:
+        files = {"original": Path(str(settings.pair.original)), "compressed": Path(str(settings.pair.compressed))}
+        name = settings.run_dir or "pair"
+    elif is_imagenet(name):
+        subject = _imagenet(name, settings, sides, data.class_names)
+        return _greeted(subject)
+    else:
+        from experiments.zoo import build_pair
+
+        made = build_pair(
+            name,
+            data,
+            cache_folder(),
+            fast_dev=settings.fast_dev,
+            download=settings.pair.download,
+            accelerator=settings.trainer.accelerator,
+            progress=progress,
+        )
+        files = {"original": made.original, "compressed": made.compressed}
+    openers = [lambda path=path: open_classifier(path) for path in (files["original"], files["compressed"])]
+    return _greeted(Subject(name, openers[0], openers[1], files, sides, data.class_names))
+
+
+def cache_folder() -> Path:
+    """Where trained models of the zoo are kept: $DFLARE_CACHE, or `dflare` in the user's cache folder."""
+    chosen = os.environ.get("DFLARE_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dflare"
+
+
+def _imagenet(name: str, settings: Config, sides: dict[Side, Seeds], class_names: tuple[str, ...]) -> Subject:
+    from experiments.imagenet import open_imagenet_pair
+
+    def opener(which: int) -> Callable[[], Classifier]:
+        return lambda: open_imagenet_pair(name, settings.pair.download)[which]
+
+    return Subject(name, opener(0), opener(1), {}, sides, class_names)
+
+
+def _greeted(subject: Subject) -> Subject:
+    subject.pair()(subject.sides[Side.judge].images[:2])
+    return subject

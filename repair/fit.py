@@ -1,0 +1,106 @@
+"""Fine-tune a compressed model that stays compressed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+from torch import Tensor
+
+from repair import lightning
+from repair.compression import Compressed
+from repair.data import RepairData
+from repair.losses import LOSSES
+from repair.module import Repair
+from repair.recipes import Recipe
+from repair.trainable import Trainable
+
+SCORE = "validate/score"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast a repair trains."""
+
+    steps: int  # of the optimiser, at most; the learning rate decays to zero over this many
+    learning_rate: float
+    validate_every: int  # steps
+    patience: int  # validations without improvement after which it stops
+    accelerator: str = "cpu"
+    progress: bool = False
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The outcome of a training."""
+
+    weights: dict[str, Tensor]  # by parameter name, projected
+    steps: int  # optimiser steps behind these weights
+    score: float | None  # mean agreement on the validate side's triggers and clean images, in [0, 1]
+
+
+def fit(
+    trainable: Trainable,
+    data: RepairData,
+    recipe: Recipe,
+    schedule: Schedule,
+    folder: Path,
+    logger: Logger | bool = False,
+) -> Fitted:
+    """Train until the validate side's score stops rising, and return the best weights seen.
+
+    Checkpoints go to `folder`; where it holds some, training continues from the last and ends as if never stopped.
+    """
+    best = ModelCheckpoint(folder, "best", monitor=SCORE, mode="max", save_top_k=1, save_last=True)
+    stop = EarlyStopping(SCORE, mode="max", patience=schedule.patience)
+    module = _module(trainable, recipe, schedule)
+    trainer = _trainer(schedule, schedule.steps, [best, stop], logger)
+    last = folder / "last.ckpt"
+    lightning.run(trainer, module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+    saved = torch.load(best.best_model_path, weights_only=True, map_location="cpu")
+    module.load_state_dict(saved["state_dict"])
+    score = best.best_model_score
+    return Fitted(_weights(module), int(saved["global_step"]), None if score is None else float(score))
+
+
+def fit_steps(trainable: Trainable, data: RepairData, recipe: Recipe, schedule: Schedule, steps: int) -> Fitted:
+    """Train for exactly `steps` steps of the same schedule, without looking at the validate side (the placebo)."""
+    module = _module(trainable, recipe, schedule)
+    trainer = _trainer(schedule, steps, [], logger=False, validate=False)
+    lightning.run(trainer, module, datamodule=data)
+    return Fitted(_weights(module), steps, None)
+
+
+def _module(trainable: Trainable, recipe: Recipe, schedule: Schedule) -> Repair:
+    student = Compressed(trainable.module, trainable.plan)
+    return Repair(student, LOSSES[recipe.loss], schedule.learning_rate, decay_steps=schedule.steps)
+
+
+def _trainer(
+    schedule: Schedule, steps: int, callbacks: list[Callback], logger: Logger | bool, validate: bool = True
+) -> pl.Trainer:
+    with lightning.quiet():
+        return pl.Trainer(
+            accelerator=schedule.accelerator,
+            devices=1,
+            max_steps=steps,
+            max_epochs=-1,
+            callbacks=callbacks,
+            logger=logger,
+            log_every_n_steps=10,
+            limit_val_batches=None if validate else 0,
+            num_sanity_val_steps=0,
+            reload_dataloaders_every_n_epochs=1,
+            enable_checkpointing=bool(callbacks),
+            enable_model_summary=False,
+            enable_progress_bar=schedule.progress,
+        )
+
+
+def _weights(module: Repair) -> dict[str, Tensor]:
+    student = module.student
+    assert isinstance(student, Compressed)
+    with torch.no_grad():
+        return {name: weight.detach().cpu().clone() for name, weight in student.weights().items()}

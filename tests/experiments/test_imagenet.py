@@ -1,0 +1,45 @@
+import pytest
+import torch
+
+from dflare.errors import InputError
+from experiments import imagenet
+from experiments.catalogue import IMAGENET_NETWORKS
+from experiments.imagenet import open_imagenet_pair
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), [("imagenet-resnet50-int8", 64), ("imagenet-inception_v3-int8", 75)])
+def test_both_networks_score_a_thousand_classes(name, size):
+    engine = torch.backends.quantized.engine
+    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    for classifier in open_imagenet_pair(name, download=False, _pretrained=False):
+        scores = classifier(images)
+        assert scores.shape == (2, 1000)
+        assert scores.dtype == torch.float32
+        assert scores.isfinite().all()
+    assert torch.backends.quantized.engine == engine
+
+
+def test_every_network_of_the_table_can_be_opened():
+    assert set(imagenet._MODELS) == set(IMAGENET_NETWORKS)
+    for model in imagenet._MODELS.values():
+        weights = getattr(imagenet.models.quantization, model.quantized_weights).DEFAULT
+        assert hasattr(imagenet.models, model.builder)
+        assert hasattr(imagenet.models.quantization, model.builder)
+        assert weights.meta["backend"] == "fbgemm"
+        assert weights.meta["unquantized"].url.startswith("https://download.pytorch.org/models/")
+
+
+@pytest.mark.slow
+def test_weights_are_not_fetched_unasked(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(InputError, match=r"pair\.download=true"):
+        open_imagenet_pair("imagenet-resnet50-int8", download=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_grey_images_and_other_pairs_are_refused():
+    with pytest.raises(InputError, match="3, height, width"):
+        imagenet.ImageNetClassifier(torch.nn.Identity())(torch.rand(1, 1, 8, 8))
+    with pytest.raises(InputError, match="built from files"):
+        open_imagenet_pair("digits-cnn-int8", download=False)
