@@ -16,7 +16,6 @@ from experiments.oracle import Oracle
 from repair.evidence import Judgement
 from repair.payload import payload_bytes
 
-_ARRAYS = ("clean", "correct", "probe", "milliseconds")
 LATENCY_QUESTIONS = 100
 """Single images a model is timed on, after ten to warm up."""
 
@@ -29,7 +28,14 @@ def judge(oracle: Oracle, model: Path, folder: Path) -> Judgement:
         np.savez_compressed(buffer, **_answers(oracle, open_classifier(model)))  # type: ignore[arg-type]
         write_atomic(path, buffer.getvalue())
     arrays = read_arrays(path)
-    return Judgement(*(arrays[name] for name in _ARRAYS), model.stat().st_size, payload_bytes(model))
+    return Judgement(
+        clean=arrays["clean"],
+        correct=arrays["correct"],
+        probe=arrays["probe"],
+        milliseconds=arrays["milliseconds"],
+        bytes=model.stat().st_size,
+        payload=payload_bytes(model),
+    )
 
 
 def agrees_on_clean(oracle: Oracle, model: Path, side: Side) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Judge one model against another: everything that DESIGN, section 5, wants to know of a repair or its controls."""
 
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class Bench:
     oracle: Oracle
     settings: Config
     folder: Path  # of the run
+    asked: dict[tuple[Path, bytes], Mask] = field(default_factory=dict)  # which triggers models were asked already
 
     def judgement(self, model: Model) -> Judgement:
         """What the model does on clean and probe images."""
@@ -47,7 +49,10 @@ class Bench:
         """Whether the pair agrees on each trigger, asked one at a time, (n,) bool."""
         if triggers is None:
             return np.zeros(0, dtype=bool)
-        return ~triggers.verify(self.oracle.subject.pair(model.file)).numpy()
+        key = (model.file, hashlib.blake2b(triggers.images.numpy().tobytes()).digest())
+        if key not in self.asked:
+            self.asked[key] = ~triggers.verify(self.oracle.subject.pair(model.file)).numpy()
+        return self.asked[key]
 
     def figures(
         self, start: Model, end: Model, held_out: Mapping[str, TriggerSet | None], trained: TriggerSet | None

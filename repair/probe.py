@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ LENGTHS = (1, 2, 4, 8, 16)
 
 SEED = 0x9E0BE
 """Fixed, whatever the run's own seed is: two runs on the same seeds are judged on the same images."""
+
+KEPT_BYTES = 2**28
+"""Memory that a probe set may take to be kept, rather than made anew for every model."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,19 @@ class ProbeSet:
         return _lengths(torch.arange(self.count))
 
     def chunks(self, size: int = 1000) -> Iterator[Tensor]:
-        """The images in order, uint8, at most `size` at a time; the same whatever the size."""
+        """The images in order, uint8, at most `size` at a time; the same whatever the size.
+
+        A set that fits into `KEPT_BYTES` is made once and kept.
+        """
+        if self.count * self.seeds[0].numel() <= KEPT_BYTES:
+            yield from self._kept.split(size)
+            return
         for start in range(0, self.count, size):
             yield self._images(torch.arange(start, min(start + size, self.count)))
+
+    @cached_property
+    def _kept(self) -> Tensor:
+        return torch.cat([self._images(numbers) for numbers in torch.arange(self.count).split(1000)])
 
     def _images(self, numbers: Tensor) -> Tensor:
         turn = numbers.div(len(self.ids), rounding_mode="floor")
