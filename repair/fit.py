@@ -18,6 +18,7 @@ from repair.recipes import Recipe
 from repair.trainable import Trainable
 
 SCORE = "validate/score"
+LAST = "last.ckpt"
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,24 @@ def fit(
 
     Checkpoints go to `folder`; where it holds some, training continues from the last and ends as if never stopped.
     """
-    best = ModelCheckpoint(folder, "best", monitor=SCORE, mode="max", save_top_k=1, save_last=True)
-    stop = EarlyStopping(SCORE, mode="max", patience=schedule.patience)
+    best = ModelCheckpoint(
+        folder,
+        "best",
+        monitor=SCORE,
+        mode="max",
+        save_top_k=1,
+        save_on_train_epoch_end=False,
+        enable_version_counter=False,  # a continued training writes over the one it repeats
+    )
+    stop = EarlyStopping(SCORE, mode="max", patience=schedule.patience, check_on_train_epoch_end=False)
     module = _module(trainable, recipe, schedule)
-    trainer = _trainer(schedule, schedule.steps, [best, stop], logger)
-    last = folder / "last.ckpt"
+    trainer = _trainer(schedule, schedule.steps, [best, stop, _SaveLast(folder)], logger)
+    last = folder / LAST
     lightning.run(trainer, module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
-    saved = torch.load(best.best_model_path, weights_only=True, map_location="cpu")
+    saved = torch.load(folder / "best.ckpt", weights_only=True, map_location="cpu")
     module.load_state_dict(saved["state_dict"])
-    score = best.best_model_score
-    return Fitted(_weights(module), int(saved["global_step"]), None if score is None else float(score))
+    score = float(saved["callbacks"][best.state_key]["best_model_score"])
+    return Fitted(_weights(module), int(saved["global_step"]), score)
 
 
 def fit_steps(trainable: Trainable, data: RepairData, recipe: Recipe, schedule: Schedule, steps: int) -> Fitted:
@@ -71,6 +80,18 @@ def fit_steps(trainable: Trainable, data: RepairData, recipe: Recipe, schedule: 
     trainer = _trainer(schedule, steps, [], logger=False, validate=False)
     lightning.run(trainer, module, datamodule=data)
     return Fitted(_weights(module), steps, None)
+
+
+class _SaveLast(Callback):
+    """Keep the state at the start of the current epoch, the one moment from which Lightning continues exactly."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        temporary = self.folder / f".{LAST}.tmp"
+        trainer.save_checkpoint(temporary)
+        temporary.rename(self.folder / LAST)
 
 
 def _module(trainable: Trainable, recipe: Recipe, schedule: Schedule) -> Repair:
