@@ -97,15 +97,16 @@ class ModelPair:
         return outputs
 
 
-@torch.inference_mode()
 def ask(classifier: Classifier, images: Tensor, name: str = "model", batch_size: int = 500) -> Tensor:
     """What one classifier says of uint8 images (n, c, h, w): scores (n, classes) float32, asked in batches.
 
     Raises `InputError` for scores of another shape, NaN or infinity; `name` says whose.
     """
     check_images(images)
-    parts = images.split(batch_size)
-    return torch.cat([check_scores(classifier(to_unit(part)), len(part), name) for part in parts]).clone()
+    with torch.inference_mode():
+        parts = images.split(batch_size)
+        scores = torch.cat([check_scores(classifier(to_unit(part)), len(part), name) for part in parts])
+    return scores.clone()  # an ordinary tensor, which a loss may keep for its gradient
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -121,14 +122,17 @@ def check_images(images: Tensor) -> None:
 
 
 def check_scores(scores: Tensor, n: int, name: str) -> Tensor:
-    """The scores as float32 (n, classes); raise `InputError` for another shape, fewer than 2 classes, NaN or +inf."""
-    if scores.ndim != 2 or scores.shape[0] != n or scores.shape[1] < 2:
-        raise InputError(
-            f"the {name} model must return scores of shape ({n}, classes) for {n} images, got {tuple(scores.shape)}"
-        )
+    """The scores as float32 (n, classes); raise `InputError` for another shape, fewer than 2 classes, NaN or +inf.
+
+    -inf, the logarithm of probability 0, is no error as long as some class is possible.
+    """
+    if not isinstance(scores, Tensor) or scores.ndim != 2 or scores.shape[0] != n or scores.shape[1] < 2:
+        came = tuple(scores.shape) if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+        raise InputError(f"the {name} model must return scores of shape ({n}, classes) for {n} images, got {came}")
     scores = scores.float()
-    if not (scores < torch.inf).all():  # false for NaN and for +inf; -inf is the logarithm of probability 0
-        bad = int((~(scores < torch.inf)).any(-1).sum())
+    possible = scores.amax(-1).isfinite()  # false where a score is NaN or +inf, and where all are -inf
+    if not bool(possible.all()):
+        bad = int((~possible).sum())
         raise InputError(f"the {name} model must return finite scores, got NaN or infinity for {bad} of {n} images")
     return scores
 

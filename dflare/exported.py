@@ -1,7 +1,6 @@
 """Black boxes from `.pt2` files, PyTorch's exported programs."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
@@ -71,17 +70,21 @@ class ExportedClassifier:
 
     def __call__(self, images: Tensor) -> Tensor:
         check_image_shape(self.path, self.shape, images)
-        return torch.cat([self._ask(part) for part in self._parts(images)])
+        return in_parts(self.module, images, (self.smallest, self.largest))
 
-    def _parts(self, images: Tensor) -> Iterator[Tensor]:
-        yield from images.split(self.largest)
 
-    def _ask(self, images: Tensor) -> Tensor:
-        missing = self.smallest - len(images)
-        if missing > 0:
-            padding = images[:1].expand(missing, *images.shape[1:])
-            return self.module(torch.cat([images, padding]))[: len(images)]
-        return self.module(images)
+def in_parts(module: nn.Module, images: Tensor, batches: tuple[int, int]) -> Tensor:
+    """The module's answers to any number of images, split and padded to the smallest and largest batch it accepts."""
+    smallest, largest = batches
+    answers = []
+    for part in images.split(largest):
+        missing = smallest - len(part)
+        whole = torch.cat([part, part[:1].expand(missing, *part.shape[1:])]) if missing > 0 else part
+        answer = module(whole)
+        if not isinstance(answer, Tensor):
+            raise InputError(f"a model must return one tensor of scores, got a {type(answer).__name__}")
+        answers.append(answer[: len(part)])
+    return torch.cat(answers)
 
 
 def check_image_shape(path: Path, shape: list[int | str], images: Tensor) -> None:

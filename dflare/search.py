@@ -27,7 +27,7 @@ class Ended(NamedTuple):
 
     ending: Ending
     chains: ChainState  # (n, ...); `images` holds the trigger where one was found
-    outputs: Outputs  # (n, classes) what both models said of `images`, asked alone where they deviate
+    outputs: Outputs  # (n, classes) what both models said of the last candidates, asked alone where they deviate
 
 
 @dataclass

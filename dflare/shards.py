@@ -92,17 +92,15 @@ class Shards:
 
 def read_endings(folder: Path) -> Endings:
     """How every finished chain of the folder ended, ordered by side and seed."""
-    shards = [read_arrays(path) for path in _paths(folder)]
+    shards = [_read(path) for path in _paths(folder)]
     columns = [_column(shards, f"ended_{name}") for name in _COLUMNS]
-    if not shards:
-        columns = [torch.zeros(0, dtype=torch.int64)] * len(_COLUMNS)
     order = _order(columns[1], columns[0])
     return Endings(*(column[order] for column in columns))
 
 
 def read_triggers(folder: Path) -> TriggerSet | None:
     """All triggers of the folder, ordered by side and seed, None where there are none."""
-    shards = [read_arrays(path) for path in _paths(folder)]
+    shards = [_read(path) for path in _paths(folder)]
     sets = [TriggerSet.from_arrays(shard) for shard in shards if "trigger_seeds" in shard]
     if not sets:
         return None
@@ -112,7 +110,7 @@ def read_triggers(folder: Path) -> TriggerSet | None:
 
 def shard_side(path: Path) -> Side:
     """The side that one shard is about; a shard is never about two."""
-    return Side(int(read_arrays(path)["ended_sides"][0]))
+    return Side(int(_read(path)["ended_sides"][0]))
 
 
 def write_index(folder: Path) -> None:
@@ -150,6 +148,10 @@ def _ended_arrays(waiting: list[tuple[Side, Ended]]) -> dict[str, np.ndarray]:
         for name in ("queries", "ties", "unconfirmed"):
             columns[name].append(getattr(ended.chains, name))
     return {f"ended_{name}": torch.cat(parts).cpu().numpy() for name, parts in columns.items()}
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    return read_arrays(path, *(f"ended_{name}" for name in _COLUMNS))
 
 
 def _paths(folder: Path) -> list[Path]:

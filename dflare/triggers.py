@@ -6,7 +6,6 @@ from enum import IntEnum
 from functools import reduce
 from pathlib import Path
 from typing import Self
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -85,11 +84,11 @@ class TriggerSet:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The set as plain arrays for `numpy.savez`; paths lie end to end in `trigger_path`."""
-        columns = {f"trigger_{f.name}": getattr(self, f.name).numpy() for f in fields(self) if f.name != "path"}
+        arrays = {f"trigger_{f.name}": getattr(self, f.name).numpy() for f in fields(self) if f.name != "path"}
         paths = self.path.lists()
-        columns["trigger_path"] = (torch.cat(paths) if paths else torch.zeros(0, 2, dtype=torch.int32)).numpy()
-        columns["trigger_path_lengths"] = self.path.count.numpy()
-        return columns
+        arrays["trigger_path"] = (torch.cat(paths) if paths else torch.zeros(0, 2, dtype=torch.int32)).numpy()
+        arrays["trigger_path_lengths"] = self.path.count.numpy()
+        return arrays
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Self:
@@ -108,7 +107,8 @@ class TriggerSet:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a set that `save` wrote; raises `InputError` for anything else."""
-        return cls.from_arrays(read_arrays(path))
+        names = [f"trigger_{f.name}" for f in fields(cls)]
+        return cls.from_arrays(read_arrays(path, *names, "trigger_path_lengths"))
 
 
 def concatenate(sets: Sequence[TriggerSet]) -> TriggerSet:
@@ -116,10 +116,17 @@ def concatenate(sets: Sequence[TriggerSet]) -> TriggerSet:
     return reduce(columns.join, sets)
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz` file, without ever unpickling; raises `InputError` for a damaged or foreign file."""
+def read_arrays(path: Path, *required: str) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` file, without ever unpickling.
+
+    Raises `InputError` for a damaged or foreign file, and for one without the `required` arrays.
+    """
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, BadZipFile) as error:
+            arrays = {name: file[name] for name in file.files}
+    except Exception as error:  # zipfile, zlib and numpy raise some ten kinds for damaged files
         raise InputError(f"expected arrays without pickles (.npz) in {path}, but it cannot be read: {error}") from error
+    missing = [name for name in required if name not in arrays]
+    if missing:
+        raise InputError(f"expected the arrays {', '.join(required)} in {path}, but it lacks {', '.join(missing)}")
+    return arrays

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from dflare.errors import InputError
-from dflare.exported import load_program
+from dflare.exported import batch_range, in_parts, load_program
 from repair.compression import check_plan, zeros_stay_zero
 from repair.trainable import Trainable
 
@@ -17,16 +17,16 @@ from repair.trainable import Trainable
 class Exported(nn.Module):
     """An exported program as a module whose `train` and `eval` leave the graph alone (the graph refuses them)."""
 
-    def __init__(self, program: nn.Module) -> None:
+    def __init__(self, program: nn.Module, batches: tuple[int, int] = (1, 2**31)) -> None:
         super().__init__()
-        self.program = program
+        self.program, self.batches = program, batches
 
     def train(self, mode: bool = True) -> "Exported":
         self.training = mode
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.program(images)
+        return in_parts(self.program, images, self.batches)
 
 
 def open_exported(path: Path) -> Trainable:
@@ -37,7 +37,7 @@ def open_exported(path: Path) -> Trainable:
     program = load_program(path)
     if any("quantized" in str(node.target) for node in program.graph.nodes):
         raise InputError(f"expected a float program in {path}, got an int8 one; int8 models are repaired as .onnx")
-    module = Exported(program.module())
+    module = Exported(program.module(), batch_range(program, path))
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise InputError(f"expected weights that can be trained in {path}, found none")
 

@@ -110,7 +110,7 @@ def _trainer(
             max_epochs=-1,
             callbacks=callbacks,
             logger=logger,
-            log_every_n_steps=10,
+            log_every_n_steps=min(10, schedule.validate_every),
             limit_val_batches=None if validate else 0,
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,

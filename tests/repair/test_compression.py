@@ -18,7 +18,11 @@ def quantized(bits: int, scale: float, zero_point: float = 0.0) -> Quantized:
 
 @pytest.mark.parametrize(
     "project",
-    [Pruned(torch.rand(32, 16, generator=torch.Generator().manual_seed(0)) < 0.3), quantized(8, 0.02), quantized(2, 0.5)],
+    [
+        Pruned(torch.rand(32, 16, generator=torch.Generator().manual_seed(0)) < 0.3),
+        quantized(8, 0.02),
+        quantized(2, 0.5),
+    ],
     ids=["pruned", "int8", "int2"],
 )
 def test_a_projection_applied_twice_is_the_projection_applied_once(project):

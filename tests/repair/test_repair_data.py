@@ -26,7 +26,9 @@ def test_targets_belong_to_their_own_images():
 def test_a_batch_holds_the_promised_share_of_clean_images():
     batch = Mixture(examples(20, 0), examples(100, 100), 16, 0.75, seed=3)[5]
     assert batch.is_trigger.tolist() == [True] * 4 + [False] * 12
-    assert all((value < 100) == trigger for value, trigger in zip(values(batch), batch.is_trigger.tolist(), strict=True))
+    assert all(
+        (value < 100) == trigger for value, trigger in zip(values(batch), batch.is_trigger.tolist(), strict=True)
+    )
 
 
 def test_every_pass_shows_every_trigger_once():

@@ -1,0 +1,132 @@
+"""Exported programs as black boxes: any number of images is answered, whatever batch the file was made for."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from dflare.classifiers import ModelPair
+from dflare.errors import InputError
+from dflare.exported import ExportedClassifier, batch_range, input_shape, load_program
+from dflare.opening import open_classifier
+
+
+class ChannelMeans(nn.Module):
+    """Answers with the mean of each channel."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3))
+
+
+class TwoInputs(nn.Module):
+    def forward(self, images: Tensor, others: Tensor) -> Tensor:
+        return (images + others).mean((2, 3))
+
+
+BATCHES = {
+    "fixed 1": (1, None, (1, 1)),
+    "fixed 4": (4, None, (4, 4)),
+    "2 to 8": (3, Dim("batch", min=2, max=8), (2, 8)),
+    "any": (2, Dim("batch"), None),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    folder, files = tmp_path_factory.mktemp("exported"), {}
+    for name, (batch, dim, _) in BATCHES.items():
+        shapes = {"images": {0: dim}} if dim is not None else None
+        program = torch.export.export(ChannelMeans(), (torch.zeros(batch, 3, 2, 2),), dynamic_shapes=shapes)
+        files[name] = folder / f"{name}.pt2"
+        torch.export.save(program, files[name])
+    return files
+
+
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize("n", [1, 2, 5, 7, 8, 9, 17])
+def test_any_number_of_images_is_answered_whatever_batch_the_file_fixes(files, name, n):
+    images = torch.arange(n * 12, dtype=torch.float32).view(n, 3, 2, 2) / (n * 12)
+    scores = ExportedClassifier(files[name])(images)  # 9 and 17 leave a rest of one for "2 to 8"
+    torch.testing.assert_close(scores, images.mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_the_range_of_batches_is_read_from_the_file(files, name):
+    smallest, largest = batch_range(load_program(files[name]), files[name])
+    expected = BATCHES[name][2]
+    if expected is None:
+        assert smallest <= 2
+        assert largest > 10**6
+    else:
+        assert (smallest, largest) == expected
+
+
+def test_sizes_that_are_free_are_named(files):
+    assert input_shape(load_program(files["fixed 4"]), files["fixed 4"]) == [4, 3, 2, 2]
+    shape = input_shape(load_program(files["2 to 8"]), files["2 to 8"])
+    assert isinstance(shape[0], str)
+    assert shape[1:] == [3, 2, 2]
+
+
+@pytest.mark.parametrize("came", [(1, 1, 2, 2), (1, 3, 4, 4)])
+def test_images_of_another_size_are_refused_by_numbers(files, came):
+    words = (
+        rf"fixed 4\.pt2 takes images of 3 x 2 x 2 \(channels x height x width\), got {came[1]} x {came[2]} x {came[3]}"
+    )
+    with pytest.raises(InputError, match=words):
+        ExportedClassifier(files["fixed 4"])(torch.zeros(came))
+
+
+def test_a_pair_of_exported_models_agrees_with_itself(files):
+    pair = ModelPair(open_classifier(files["any"]), open_classifier(files["2 to 8"]))
+    images = torch.arange(9 * 12).view(9, 3, 2, 2).to(torch.uint8)
+    outputs = pair(images)
+    assert not outputs.deviates.any()
+    assert outputs.labels[0].tolist() == [2] * 9
+
+
+def test_a_file_that_is_no_archive_is_refused(tmp_path):
+    (tmp_path / "model.pt2").write_bytes(b"not a zip")
+    with pytest.raises(InputError, match=r"\(\.pt2\) in .*model\.pt2, but the file is no zip archive"):
+        load_program(tmp_path / "model.pt2")
+
+
+def test_an_archive_without_a_program_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "model.pt2", "w") as archive:
+        archive.writestr("model/data.pkl", b"")
+    with pytest.raises(InputError, match=r"\(\.pt2\) in .*model\.pt2, but the archive holds none"):
+        load_program(tmp_path / "model.pt2")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch warns before it gives up on a damaged archive
+def test_a_damaged_program_is_refused_in_one_sentence(tmp_path, files):
+    with zipfile.ZipFile(files["any"]) as whole, zipfile.ZipFile(tmp_path / "model.pt2", "w") as damaged:
+        for name in whole.namelist():
+            damaged.writestr(name, b"{}" if name.endswith(".json") else whole.read(name))
+    with pytest.raises(InputError, match=r"the exported program in .*model\.pt2 cannot be opened by torch") as caught:
+        load_program(tmp_path / "model.pt2")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"expected a model file at .*gone\.pt2, found none"):
+        load_program(tmp_path / "gone.pt2")
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "words"),
+    [
+        (TwoInputs(), (torch.zeros(1, 3, 2, 2),) * 2, "must take one input, the images; it takes 2"),
+        (nn.Flatten(), (torch.zeros(1, 12),), r"must take images \(n, channels, height, width\), it takes \(1, 12\)"),
+    ],
+)
+def test_models_that_take_no_images_are_refused(tmp_path, model, inputs, words):
+    buffer = io.BytesIO()
+    torch.export.save(torch.export.export(model, inputs), buffer)
+    (tmp_path / "model.pt2").write_bytes(buffer.getvalue())
+    with pytest.raises(InputError, match=words):
+        ExportedClassifier(tmp_path / "model.pt2")
