@@ -1,6 +1,7 @@
 """Black boxes from `.pt2` files, PyTorch's exported programs."""
 
 import re
+import warnings
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
@@ -25,7 +26,10 @@ def load_program(path: Path) -> ExportedProgram:
     if not any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):
         raise InputError(f"expected an exported PyTorch program (.pt2) in {path}, but the archive holds none")
     try:
-        program = torch.export.load(path)
+        with warnings.catch_warnings():
+            # torch 2.11 says so of its own buffers
+            warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+            program = torch.export.load(path)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(

@@ -25,7 +25,8 @@ def judge(oracle: Oracle, model: Path, folder: Path) -> Judgement:
     path = folder / f"{file_hash(model)[:16]}.npz"
     if not path.exists():
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **_answers(oracle, open_classifier(model)))  # type: ignore[arg-type]
+        answers = _answers(oracle, open_classifier(model)) | {"payload": np.array(payload_bytes(model))}
+        np.savez_compressed(buffer, **answers)  # type: ignore[arg-type]
         write_atomic(path, buffer.getvalue())
     arrays = read_arrays(path)
     return Judgement(
@@ -34,7 +35,7 @@ def judge(oracle: Oracle, model: Path, folder: Path) -> Judgement:
         probe=arrays["probe"],
         milliseconds=arrays["milliseconds"],
         bytes=model.stat().st_size,
-        payload=payload_bytes(model),
+        payload=int(arrays["payload"]),
     )
 
 

@@ -11,11 +11,20 @@ from dflare.errors import InputError
 from dflare.shards import read_endings
 from dflare.triggers import Side, TriggerSet
 from experiments.config import Config
-from experiments.files import write_atomic
+from experiments.files import read_json, write_atomic
 from experiments.judging import agrees_on_clean
 from experiments.oracle import Oracle
 from experiments.runfolder import RunFolder
-from experiments.stages import inherit_search, read_training, say, search_side, train_model, triggers_of
+from experiments.stages import (
+    check_hope,
+    inherit_search,
+    read_training,
+    say,
+    search_side,
+    side_seeds,
+    train_model,
+    triggers_of,
+)
 from experiments.subject import Subject
 from experiments.trial import Bench, Model, to_line
 from repair import evidence, metrics
@@ -64,6 +73,8 @@ class Run:
             seed = self.settings.seed + (0 if side is Side.judge else now.number)
             label = f"round {now.number}: search, {side.name} side"
             search_side(self.subject, self.settings, model, folder, side, seed, label)
+            if now.number == 0:
+                check_hope(folder, side)
 
     def search_summary(self) -> str:
         """What the search of the next round's model found, a line a side."""
@@ -71,7 +82,7 @@ class Run:
         endings, lines = read_endings(folder), [f"triggers: {folder}"]
         for side in Side:
             figures = metrics.plain(evidence.search_figures(endings.side(side), budget, self.settings.seed))
-            mean = figures["queries_per_trigger"]["mean"]["value"]
+            mean = figures["queries_per_trigger"]["mean"]["value"] or 0.0
             lines.append(
                 f"{side.name + ':':10}{figures['found']} found of {figures['seeds']} seeds, "
                 f"{figures['already']} deviated already, {figures['censored']} unfound, {mean:.1f} queries a trigger"
@@ -129,6 +140,12 @@ class Run:
         self.folder.add_round(to_line(record))
         return record
 
+    def only_headline_is_missing(self) -> bool:
+        """Whether a process was stopped after judging the last round and before writing the headline."""
+        done, path = len(self.folder.rounds()), self.folder.path / "headline.json"
+        waiting = (self.folder.round(done) / "model" / "training.json").exists()
+        return done > 0 and not waiting and not (path.exists() and read_json(path)["round"] == done)
+
     def headline(self) -> None:
         """Write `headline.json`: the model as handed in against the final one, and the placebo of all steps."""
         rounds = self.folder.rounds()
@@ -148,6 +165,10 @@ class Run:
         seconds = sum(finished["cost"]["seconds"] for finished in rounds)
         noop = Model(first / "noop" / f"model{start.file.suffix}", first / "noop" / "after")
         record = self._record(start, end, placebo, noop, max(kept, default=0), seconds)
+        record["repair"] |= {
+            "steps": sum(rounds[number]["repair"]["steps"] for number in kept),
+            "training_triggers": rounds[kept[-1]]["repair"]["training_triggers"] if kept else 0,
+        }
         record |= {"round": len(rounds), "rolled_back": not kept, "seconds": sum(r["seconds"] for r in rounds)}
         write_atomic(self.folder.path / "headline.json", to_line(record) + "\n")
 
@@ -230,6 +251,9 @@ class Run:
         folder = self.folder.round(number)
         missing = not (folder / part).exists() or (part == "model" and not (folder / part / "training.json").exists())
         if part == "triggers" and not missing:
-            missing = any(not len(read_endings(folder / part).side(side)) for side in Side)
+            done = read_endings(folder / part)
+            missing = any(len(done.side(s)) < len(side_seeds(self.subject, self.settings, s)) for s in Side)
         if missing:
-            raise InputError(f"expected round {number}'s {part} in {folder}, found none; run `dflare {verb}` first")
+            raise InputError(
+                f"expected round {number}'s {part} in {folder}, found none or not all; run `dflare {verb}` first"
+            )

@@ -23,7 +23,7 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code of `dflare`."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     try:
         if options.verb == "report":
             return _report(Path(options.run_dir))
@@ -41,6 +41,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("dflare: interrupted; run the same command to continue", file=sys.stderr)
         return 130
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The parsed arguments; settings may stand before and after options, which argparse alone does not take."""
+    parser = _parser()
+    options, more = parser.parse_known_args(arguments)
+    if more and (options.verb == "report" or any(argument.startswith("-") for argument in more)):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        options.settings += more
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,7 +88,7 @@ def _staged(stages: Callable[..., int | None]) -> Callable[[Config], int]:
         prepare(settings)
         with open_run(settings) as folder:
             subject = make_subject(settings, progress=sys.stderr.isatty())
-            write_environment(folder, subject.files)
+            write_environment(folder, subject.files, subject.fingerprints())
             return stages(Run(subject, settings, folder)) or 0
 
     return verb
@@ -97,7 +108,8 @@ def _repair(run) -> None:  # type: ignore[no-untyped-def]
 
 @_staged
 def _retest(run) -> int:  # type: ignore[no-untyped-def]
-    run.retest()
+    if not run.only_headline_is_missing():
+        run.retest()
     run.headline()
     return _report(run.folder.path)
 

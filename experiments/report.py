@@ -15,7 +15,7 @@ from dflare.errors import InputError
 from experiments.files import parse_json, read_json, read_lines, write_atomic
 from experiments.gate import judge_gate
 from experiments.pictures import write_pictures
-from experiments.report_markdown import markdown
+from experiments.report_markdown import ALL_ROLLED_BACK, markdown
 from experiments.report_rows import comparison, short
 from experiments.report_schema import conform
 from repair.metrics import plain
@@ -47,7 +47,9 @@ def summary_text(report: Mapping[str, Any]) -> str:
     gate, headline = report["gate"], report["headline"]
     lines = [f"{_line(report['name'])}: the release gate {'passed' if gate['passed'] else 'FAILED'}"]
     sentences = list(gate["reasons"])
-    sentences += [headline["beats_placebo_words"] or "No placebo was run."] if headline is not None else []
+    if headline is not None:
+        sentences.append(headline["beats_placebo_words"] or "No placebo was run.")
+        sentences += [ALL_ROLLED_BACK] if headline["rolled_back"] else []
     for sentence in sentences:
         lines += wrap(_line(sentence), WIDTH, initial_indent="  ", subsequent_indent="    ")
     if headline is not None:

@@ -9,6 +9,12 @@ from experiments.pictures import Picture
 from experiments.report_rows import SHARE, comparison, dig, full, short
 from repair.verdict import percent
 
+ALL_ROLLED_BACK = (
+    "Every repair broke more clean images of the validate side than gate.max_drawdown allows and was rolled back; "
+    "the final model is the one that was handed in."
+)
+"""Said of a headline whose final model is the first one."""
+
 SEARCHES = (
     ("train", ("search", "train")),
     ("validate", ("search", "validate")),
@@ -67,7 +73,7 @@ def _verdict(report: Mapping[str, Any]) -> list[str]:
         said = headline["beats_placebo_words"] or "Whether the repair beats its placebo is not known."
         words += [f"**{escape(said)}**", ""]
         if headline["rolled_back"]:
-            words += ["The last repair broke too much on the validate side and was rolled back.", ""]
+            words += [ALL_ROLLED_BACK, ""]
     return words
 
 

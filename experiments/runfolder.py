@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from dflare.errors import InputError
 from experiments.config import Config
 from experiments.environment import environment
 from experiments.files import append_line, parse_json, read_json, read_lines, write_atomic
-from experiments.settings import as_dict, to_yaml
+from experiments.settings import as_dict, read_yaml, to_yaml
 
 FREE = (
     "run_dir",
@@ -54,6 +54,7 @@ class RunFolder:
 def open_run(settings: Config) -> Iterator[RunFolder]:
     """The run folder of the settings, locked; made on the first run, compared with the settings afterwards.
 
+    A folder in which nothing was found goes away again when the run fails, so that it does not bind the next try.
     Raises `InputError` when another process works in it, or when it holds results of other settings.
     """
     folder = Path(str(settings.run_dir))
@@ -63,31 +64,55 @@ def open_run(settings: Config) -> Iterator[RunFolder]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"run_dir={folder} cannot be made: {error.strerror}") from error
-    lock = FileLock(folder / ".lock")
+    known, lock = folder / "config.yaml", FileLock(folder / ".lock")
+    if not known.exists() and any(not path.name.startswith((".lock", ".config.yaml.")) for path in folder.iterdir()):
+        raise InputError(f"run_dir must be new or a run folder, got {folder}, which has files but no config.yaml")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise InputError(f"another process is working in {folder}; wait for it or choose another run_dir") from error
     try:
-        known = folder / "config.yaml"
         if known.exists():
             _compare(known, settings)
-        elif any(path.name != ".lock" for path in folder.iterdir()):
-            raise InputError(f"run_dir must be new or a run folder, got {folder}, which has files but no config.yaml")
+        for leftover in [path for path in folder.rglob(".*.tmp*") if path.is_file()]:  # of a killed process
+            leftover.unlink()
         write_atomic(known, to_yaml(settings))
-        yield RunFolder(folder)
+        try:
+            yield RunFolder(folder)
+        except BaseException:
+            _forget(folder)
+            raise
     finally:
         lock.release()
 
 
-def write_environment(run: RunFolder, models: dict[str, Path]) -> None:
-    """Write `environment.json` on the first run; the versions of a continued one are added beside it."""
-    path, now = run.path / "environment.json", environment(models)
+def write_environment(run: RunFolder, models: dict[str, Path], images: dict[str, str]) -> None:
+    """Write `environment.json` on the first run; the versions of a continued one are added beside it.
+
+    `images` are fingerprints of the three sides. Raises `InputError` when the run began with other models or images.
+    """
+    path, now = run.path / "environment.json", {**environment(models), "images": images}
     earlier = read_json(path) if path.exists() else None
     if earlier is None:
         write_atomic(path, _json(now))
-    elif _lasting(earlier) != _lasting(now):
+        return
+    for kind in ("models", "images"):
+        changed = [key for key, value in now[kind].items() if earlier.get(kind, {}).get(key) != value]
+        if changed:
+            raise InputError(
+                f"the run folder {run.path} was begun with other {kind} ({', '.join(changed)}); choose another run_dir"
+            )
+    if _lasting(earlier) != _lasting(now):
         write_atomic(path, _json({**earlier, "continued": [*earlier.get("continued", []), now]}))
+
+
+def _forget(folder: Path) -> None:
+    if any(folder.glob("round-*")):
+        return
+    for name in ("config.yaml", "environment.json", ".lock"):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _lasting(found: dict[str, Any]) -> dict[str, Any]:
@@ -95,9 +120,7 @@ def _lasting(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _compare(known: Path, settings: Config) -> None:
-    loaded = OmegaConf.to_container(OmegaConf.load(known))
-    if not isinstance(loaded, dict):
-        raise InputError(f"expected the settings of a run in {known}, got something else")
+    loaded: dict[Any, Any] = OmegaConf.to_container(read_yaml(known), resolve=False)  # type: ignore[assignment]
     for key, (before, now) in _differences(loaded, as_dict(settings)).items():
         if key not in FREE and key.split(".")[0] not in FREE_GROUPS:
             raise InputError(

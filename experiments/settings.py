@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 from dflare.errors import InputError
 from experiments.config import Config
@@ -26,10 +26,10 @@ def load_config(arguments: Sequence[str]) -> Config:
     config = OmegaConf.structured(Config)
     for argument in (a for a in arguments if "=" not in a):
         path = find_file(argument)
-        config = _merge(config, _read(path), str(path))
+        config = _merge(config, read_yaml(path), str(path))
     for argument in (a for a in arguments if "=" in a):
         config = _merge(config, _parse(argument), f"the argument {argument}")
-    settings: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
+    settings = _resolved(config)
     check_ranges(settings)
     return complete(settings)
 
@@ -78,6 +78,13 @@ def check_ranges(settings: Config) -> None:
         ("repair.patience", repair.patience, 1, 2**31),
         ("probe.images", settings.probe.images, 1, 2**31),
         ("loop.rounds", settings.loop.rounds, 1, 10_000),
+        ("gate.max_probe_rate", settings.gate.max_probe_rate, 0, 1),
+        ("gate.min_queries_ratio", settings.gate.min_queries_ratio, 0, float("inf")),
+        ("gate.max_drawdown", settings.gate.max_drawdown, 0, 1),
+        ("gate.max_accuracy_drop", settings.gate.max_accuracy_drop, -1, 1),
+        ("gate.max_bytes", settings.gate.max_bytes, 0, 2**63),
+        ("gate.max_latency_ms", settings.gate.max_latency_ms, 0, float("inf")),
+        ("seed", settings.seed, 0, 2**32),
         ("threads", settings.threads, 1, 4096),
         ("data.image_size", settings.data.image_size, 4, 4096),
         ("trainer.devices", settings.trainer.devices, 1, 1),
@@ -120,7 +127,8 @@ def shipped_configs() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def _read(path: Path) -> DictConfig:
+def read_yaml(path: Path) -> DictConfig:
+    """The keys and values of a YAML file, not checked yet; raises `InputError` for anything else."""
     try:
         loaded = OmegaConf.load(path)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
@@ -151,6 +159,13 @@ def _merge(config: Any, other: DictConfig, source: str) -> Any:
         raise InputError(f"wrong value for {key} in {source}: {_first_line(error)}") from error
 
 
+def _resolved(config: Any) -> Config:
+    try:
+        return OmegaConf.to_object(config)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:  # an interpolation ${…} that leads nowhere
+        raise InputError(f"wrong value for {getattr(error, 'full_key', 'a key')}: {_first_line(error)}") from error
+
+
 def _keys(kind: Any, prefix: str = "") -> Iterator[str]:
     for entry in fields(kind):
         if is_dataclass(entry.type):
@@ -168,6 +183,8 @@ def _flat(settings: dict[Any, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"{error.problem} (line {error.problem_mark.line + 1})"
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 

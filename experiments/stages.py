@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from dflare.errors import InputError
 from dflare.search import Ending, Search
+from dflare.seeds import Seeds
 from dflare.shards import Shards, read_endings, read_triggers, shard_side, write_index
 from dflare.strategies import make_kernel
 from dflare.triggers import Side, TriggerSet, concatenate
@@ -42,11 +43,9 @@ def search_side(
 ) -> None:
     """Search a side's first seeds for deviations of a compressed model; chains already in the folder are kept.
 
-    Raises `InputError` when the pair deviates on every seed, `TimeoutError` when `search.max_seconds` is over.
+    Raises `TimeoutError` when `search.max_seconds` is over.
     """
-    options = settings.search
-    counts = {Side.train: options.seeds, Side.validate: options.validate_seeds, Side.judge: options.judge_seeds}
-    seeds = subject.sides[side].take(slice(counts[side]))
+    options, seeds = settings.search, side_seeds(subject, settings, side)
     shards = Shards(folder, largest=options.batch_size)
     done = read_endings(folder).side(side).seeds
     left = seeds.take(~torch.isin(seeds.ids, done))
@@ -72,6 +71,17 @@ def search_side(
     if late:
         raise TimeoutError(f"search.max_seconds={options.max_seconds:g} is over; run the same command to continue")
     write_index(folder)
+
+
+def side_seeds(subject: Subject, settings: Config, side: Side) -> Seeds:
+    """The seeds that a search of the side takes."""
+    options = settings.search
+    counts = {Side.train: options.seeds, Side.validate: options.validate_seeds, Side.judge: options.judge_seeds}
+    return subject.sides[side].take(slice(counts[side]))
+
+
+def check_hope(folder: Path, side: Side) -> None:
+    """Raise `InputError` when the pair deviates on every seed of a searched side: nothing is left to search for."""
     endings = read_endings(folder).side(side)
     if bool(endings.which(Ending.already).all()):
         raise InputError(
@@ -121,7 +131,7 @@ def train_model(
         schedule = Schedule(
             options.steps,
             learning_rate,
-            options.validate_every,
+            min(options.validate_every, options.steps),
             options.patience,
             settings.trainer.accelerator,
             progress=not _quiet(),
@@ -158,7 +168,7 @@ def _data(settings: Config, oracle: Oracle, learn: Tensor, watch: Tensor, seed: 
     clean = oracle.clean_examples(Side.train)
     mixture = Mixture(oracle.examples(learn), clean, options.batch_size, options.replay, seed)
     validate = oracle.clean_examples(Side.validate)
-    return RepairData(mixture, options.validate_every, oracle.examples(watch), validate)
+    return RepairData(mixture, min(options.validate_every, options.steps), oracle.examples(watch), validate)
 
 
 def _quiet() -> bool:

@@ -1,5 +1,6 @@
 """What a run is about, as objects: the pair of models and the images of the three sides."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from dflare.classifiers import Classifier, ModelPair
 from dflare.errors import InputError
 from dflare.opening import open_classifier
 from dflare.seeds import Seeds
+from dflare.strategies import make_kernel
 from dflare.triggers import Side
-from experiments.catalogue import data_of, is_imagenet
+from experiments.catalogue import check_pair_name, data_of, is_imagenet
 from experiments.config import Config
-from experiments.data import assign_sides, load_data
+from experiments.data import assign_sides, check_split, load_data
+from repair.recipes import find_recipe
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,12 @@ class Subject:
         compressed = self.open_compressed() if model is None else open_classifier(model)
         return ModelPair(self.open_original(), compressed)
 
+    def fingerprints(self) -> dict[str, str]:
+        """A hash of each side's image ids, by the side's name."""
+        return {
+            side.name: hashlib.sha256(seeds.ids.numpy().tobytes()).hexdigest() for side, seeds in self.sides.items()
+        }
+
     def compressed_file(self) -> Path:
         """The compressed model's file; raises `InputError` where it is none and thus cannot be repaired."""
         if "compressed" not in self.files:
@@ -40,10 +49,9 @@ class Subject:
 
 def make_subject(settings: Config, progress: bool) -> Subject:
     """Load the data, build or find the pair, and show it one image, so that a mismatch is said before any work."""
+    _check_names(settings)
     name = settings.pair.name
     data_name = settings.data.name or data_of(str(name))
-    if name is not None:
-        data_of(name)
     data = load_data(data_name, settings.data.root, settings.data.download, settings.data.image_size)
     split = settings.split
     sides = dict(zip(Side, assign_sides(data, (split.train, split.validate, split.judge)), strict=True))
@@ -69,6 +77,15 @@ def make_subject(settings: Config, progress: bool) -> Subject:
         files = {"original": made.original, "compressed": made.compressed}
     openers = [lambda path=path: open_classifier(path) for path in (files["original"], files["compressed"])]
     return _greeted(Subject(name, openers[0], openers[1], files, sides, data.class_names))
+
+
+def _check_names(settings: Config) -> None:
+    """Say what is wrong with names and shares before anything is read, trained or searched for."""
+    if settings.pair.name is not None:
+        check_pair_name(settings.pair.name)
+    check_split((settings.split.train, settings.split.validate, settings.split.judge))
+    make_kernel(settings.search.strategy, settings.search.mutations)
+    find_recipe(settings.repair.recipe)
 
 
 def cache_folder() -> Path:
