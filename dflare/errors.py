@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read."""
+"""The exceptions a user is meant to read."""
 
 
 class InputError(Exception):
@@ -6,3 +6,7 @@ class InputError(Exception):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class OutOfTime(Exception):  # noqa: N818  (an ending, not an error)
+    """The time that the user allowed is over; what is there is kept, and running again continues."""

@@ -1,259 +1,151 @@
-"""Search, repair, re-test: the stages of a run, and the loop over them."""
+"""Search, repair, re-test, and again: each stage continues what is already in the run folder."""
 
+import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dflare.errors import InputError
-from dflare.shards import read_endings
-from dflare.triggers import Side, TriggerSet
-from experiments.config import Config
+from dflare.triggers import Side
 from experiments.files import read_json, write_atomic
 from experiments.judging import agrees_on_clean
-from experiments.oracle import Oracle
-from experiments.runfolder import RunFolder
-from experiments.stages import (
-    check_hope,
-    inherit_search,
-    read_training,
-    say,
-    search_side,
-    side_seeds,
-    train_model,
-    triggers_of,
-)
-from experiments.subject import Subject
-from experiments.trial import Bench, Model, to_line
-from repair import evidence, metrics
+from experiments.records import record
+from experiments.repairing import read_training, train_model
+from experiments.run import Run, Standing, images_of
+from experiments.searching import check_hope, inherit_search, search_side
+from experiments.terminal import say
+from experiments.trial import Model, to_line
+from repair import metrics
 
-JUDGE_ORDER = (Side.judge, Side.validate, Side.train)
+JUDGE_FIRST = (Side.judge, Side.validate, Side.train)
 
 
-@dataclass(frozen=True)
-class Standing:
-    """Where a run stands: the round that is next and what the finished ones left."""
+def search(run: Run) -> None:
+    """Replay all earlier triggers on the model that enters the next round, then search all three sides anew."""
+    now = run.standing()
+    folder = run.folder.round(now.number) / "triggers"
+    if run.subject.files:
+        _replay(run, now)
+    if now.searched is not None:
+        inherit_search(now.searched, folder)
+    model = now.model if run.subject.files else None
+    for side in JUDGE_FIRST:
+        # the judge side is searched with the same draws every time, the others with new ones each round
+        seed = run.settings.seed if side is Side.judge else run.round_seed(now.number)
+        label = f"round {now.number}: search, {side.name} side"
+        search_side(run.subject, run.settings, model, folder, side, seed, label)
+        if now.number == 0:
+            check_hope(folder, side)
 
-    number: int
-    model: Path  # the compressed model that enters the round
-    searched: Path | None  # folder with the judge side's search against it, where there is one
-    rolled_back: int  # rounds so far that were
+
+def repair(run: Run) -> None:
+    """Fine-tune the model that enters the next round on all train triggers found so far."""
+    now = run.standing()
+    run.need_triggers(now.number)
+    run.subject.compressed_file()
+    say(f"round {now.number}: repair")
+    learn, watch = (images_of(run.triggers(range(now.number + 1), side)) for side in (Side.train, Side.validate))
+    train_model(
+        run.settings,
+        run.oracle,
+        now.model,
+        run.folder.round(now.number) / "model",
+        (learn, watch),
+        seed=run.round_seed(now.number),
+        learning_rate=run.learning_rate(now.rolled_back),
+        logs=run.folder.path / "tensorboard" / f"round-{now.number:02d}",
+    )
 
 
-class Run:
-    """One run: a subject, its settings and its folder. Every method continues what is already there."""
+def retest(run: Run) -> None:
+    """Judge the repaired model and its controls, and append the round."""
+    now = run.standing()
+    run.need_model(now.number)
+    folder, name = run.folder.round(now.number), f"round {now.number}"
+    training = read_training(folder / "model")
+    start, end = Model(now.model, folder / "triggers"), Model(run.model_file(now.number), folder / "after")
+    run.search_judge(end, f"{name}: search against the repaired model")
+    say(f"{name}: placebo, the same repair on clean images")
+    rate = run.learning_rate(now.rolled_back)
+    placebo = _control(run, now.model, folder / "placebo", now.number, training.steps, rate)
+    run.search_judge(placebo, f"{name}: search against the placebo")
+    noop = _control(run, now.model, folder / "noop", now.number, 0, rate)
+    run.search_judge(noop, f"{name}: search against the no-op")
+    say(f"{name}: re-test")
+    began = time.monotonic()
+    figures = record(run, start, end, {"placebo": placebo, "noop": noop}, now.number, training.seconds)
+    broken = _broken_on_validate(run, now.model, end.file)
+    limit = run.settings.gate.max_drawdown
+    figures["repair"]["validate"] = {"drawdown": broken, "score": training.score}
+    figures["repair"] |= {"steps": training.steps, "training_triggers": training.triggers}
+    figures["search"]["replay"] = read_json(folder / "replay.json")
+    rolled_back = limit is not None and (broken.value or 0) > limit
+    seconds = training.seconds + time.monotonic() - began
+    run.folder.add_round(to_line({"round": now.number, "rolled_back": rolled_back, "seconds": seconds, **figures}))
 
-    def __init__(self, subject: Subject, settings: Config, folder: RunFolder) -> None:
-        self.subject, self.settings, self.folder = subject, settings, folder
-        self.oracle = Oracle(subject, settings.probe.images)
-        self.bench = Bench(self.oracle, settings, folder.path)
 
-    def standing(self) -> Standing:
-        """What comes next, from the rounds that are finished."""
-        rounds = self.folder.rounds()
-        model, searched = self.subject.files.get("compressed", Path()), None
-        for number, finished in enumerate(rounds):
-            if finished["rolled_back"]:
-                searched = self.folder.round(number) / "triggers"
-            else:
-                model, searched = self._model(number), self.folder.round(number) / "after"
-        return Standing(len(rounds), model, searched, sum(bool(r["rolled_back"]) for r in rounds))
+def headline(run: Run) -> None:
+    """Write `headline.json`: the model as handed in against the final one, and the placebo of all steps."""
+    rounds = run.folder.rounds()
+    kept = [number for number, finished in enumerate(rounds) if not finished["rolled_back"]]
+    first = run.folder.round(0)
+    start = Model(run.subject.compressed_file(), first / "triggers")
+    end = Model(run.model_file(kept[-1]), run.folder.round(kept[-1]) / "after") if kept else start
+    placebo = None
+    for number in kept:
+        steps = read_training(run.folder.round(number) / "model").steps
+        folder = first / "placebo" if number == 0 else run.folder.path / "headline" / f"placebo-{number:02d}"
+        rate = run.learning_rate(sum(bool(r["rolled_back"]) for r in rounds[:number]))
+        placebo = _control(run, placebo.file if placebo else start.file, folder, number, steps, rate)
+    if placebo is not None:
+        run.search_judge(placebo, "headline: search against the placebo")
+    noop = Model(first / "noop" / f"model{start.file.suffix}", first / "noop" / "after")
+    seconds = sum(finished["cost"]["seconds"] for finished in rounds)
+    figures = record(run, start, end, {"placebo": placebo, "noop": noop}, max(kept, default=0), seconds)
+    figures["repair"] |= {
+        "steps": sum(rounds[number]["repair"]["steps"] for number in kept),
+        "training_triggers": rounds[kept[-1]]["repair"]["training_triggers"] if kept else 0,
+    }
+    figures |= {"round": len(rounds), "rolled_back": not kept, "seconds": sum(r["seconds"] for r in rounds)}
+    write_atomic(run.folder.path / "headline.json", to_line(figures) + "\n")
 
-    def search(self) -> None:
-        """Find triggers against the model that enters the next round, on all three sides."""
-        now = self.standing()
-        folder = self.folder.round(now.number) / "triggers"
-        if now.searched is not None:
-            inherit_search(now.searched, folder)
-        model = now.model if self.subject.files else None
-        for side in JUDGE_ORDER:
-            # the judge side is searched with the same draws every time, the others with new ones each round
-            seed = self.settings.seed + (0 if side is Side.judge else now.number)
-            label = f"round {now.number}: search, {side.name} side"
-            search_side(self.subject, self.settings, model, folder, side, seed, label)
-            if now.number == 0:
-                check_hope(folder, side)
 
-    def search_summary(self) -> str:
-        """What the search of the next round's model found, a line a side."""
-        folder, budget = self.folder.round(self.standing().number) / "triggers", self.settings.search.max_queries
-        endings, lines = read_endings(folder), [f"triggers: {folder}"]
-        for side in Side:
-            figures = metrics.plain(evidence.search_figures(endings.side(side), budget, self.settings.seed))
-            mean = figures["queries_per_trigger"]["mean"]["value"] or 0.0
-            lines.append(
-                f"{side.name + ':':10}{figures['found']} found of {figures['seeds']} seeds, "
-                f"{figures['already']} deviated already, {figures['censored']} unfound, {mean:.1f} queries a trigger"
-            )
-        return "\n".join(lines)
+def loop(run: Run) -> None:
+    """Round after round until `loop.rounds` are done, then the headline."""
+    while run.standing().number < run.settings.loop.rounds:
+        search(run)
+        repair(run)
+        retest(run)
+    headline(run)
 
-    def repair_summary(self) -> str:
-        """Where the repaired model of the next round lies and what it took."""
-        folder = self.folder.round(self.standing().number) / "model"
-        training = read_training(folder)
-        return (
-            f"model: {folder}/model{self.subject.compressed_file().suffix}\n"
-            f"{training.steps} steps on {training.triggers} triggers, {training.seconds:.0f} s"
-        )
 
-    def repair(self) -> None:
-        """Fine-tune the model that enters the next round on all train triggers found so far."""
-        now = self.standing()
-        self._need(now.number, "triggers", "search")
-        self.subject.compressed_file()
-        say(f"round {now.number}: repair")
-        folder = self.folder.round(now.number)
-        learn, watch = (self._images(now.number, side) for side in (Side.train, Side.validate))
-        train_model(
-            self.settings,
-            self.oracle,
-            now.model,
-            folder / "model",
-            (learn, watch),
-            seed=self._seed(now.number),
-            learning_rate=self._rate(now.rolled_back),
-            logs=self.folder.path / "tensorboard" / f"round-{now.number:02d}",
-        )
+def only_headline_is_missing(run: Run) -> bool:
+    """Whether a process was stopped after judging the last round and before writing the headline."""
+    done, path = len(run.folder.rounds()), run.folder.path / "headline.json"
+    waiting = (run.folder.round(done) / "model" / "training.json").exists()
+    return done > 0 and not waiting and not (path.exists() and read_json(path)["round"] == done)
 
-    def retest(self) -> dict[str, Any]:
-        """Judge the repaired model and its controls, append the round, and write the headline."""
-        now = self.standing()
-        self._need(now.number, "model", "repair")
-        folder = self.folder.round(now.number)
-        training = read_training(folder / "model")
-        start = Model(now.model, folder / "triggers")
-        end = Model(self._model(now.number), folder / "after")
-        self._search_again(end, f"round {now.number}: search against the repaired model")
-        placebo = self._placebo(now, folder / "placebo", training.steps)
-        noop = self._noop(now, folder / "noop")
-        say(f"round {now.number}: re-test")
-        began = time.monotonic()
-        record = {"round": now.number, **self._record(start, end, placebo, noop, now.number, training.seconds)}
-        broken = self._broken_on_validate(now.model, end.file)
-        limit = self.settings.gate.max_drawdown
-        record["rolled_back"] = limit is not None and (broken.value or 0) > limit
-        record["repair"]["validate"] = {"drawdown": broken, "score": training.score}
-        record["repair"] |= {"steps": training.steps, "training_triggers": training.triggers}
-        record["seconds"] = training.seconds + time.monotonic() - began
-        self.folder.add_round(to_line(record))
-        return record
 
-    def only_headline_is_missing(self) -> bool:
-        """Whether a process was stopped after judging the last round and before writing the headline."""
-        done, path = len(self.folder.rounds()), self.folder.path / "headline.json"
-        waiting = (self.folder.round(done) / "model" / "training.json").exists()
-        return done > 0 and not waiting and not (path.exists() and read_json(path)["round"] == done)
+def _replay(run: Run, now: Standing) -> None:
+    """Write down how many triggers of earlier rounds, of all sides, still deviate on the model that enters this one."""
+    path = run.folder.round(now.number) / "replay.json"
+    if not path.exists():
+        known = run.triggers(range(now.number), *Side)
+        say(f"round {now.number}: replay of {len(known) if known else 0} known triggers")
+        agrees = run.bench.agrees(Model(now.model, Path()), known)
+        write_atomic(path, json.dumps(metrics.plain(metrics.share(~agrees))) + "\n")
 
-    def headline(self) -> None:
-        """Write `headline.json`: the model as handed in against the final one, and the placebo of all steps."""
-        rounds = self.folder.rounds()
-        kept = [number for number, finished in enumerate(rounds) if not finished["rolled_back"]]
-        first = self.folder.round(0)
-        start = Model(self.subject.compressed_file(), first / "triggers")
-        end = Model(self._model(kept[-1]), self.folder.round(kept[-1]) / "after") if kept else start
-        placebo = start
-        for number in kept:
-            steps = read_training(self.folder.round(number) / "model").steps
-            same = number == 0
-            folder = first / "placebo" if same else self.folder.path / "headline" / f"placebo-{number:02d}"
-            rate = self._rate(sum(bool(r["rolled_back"]) for r in rounds[:number]))
-            placebo = self._control(placebo.file, folder, number, steps, rate)
-        if kept:
-            self._search_again(placebo, "headline: search against the placebo")
-        seconds = sum(finished["cost"]["seconds"] for finished in rounds)
-        noop = Model(first / "noop" / f"model{start.file.suffix}", first / "noop" / "after")
-        record = self._record(start, end, placebo, noop, max(kept, default=0), seconds)
-        record["repair"] |= {
-            "steps": sum(rounds[number]["repair"]["steps"] for number in kept),
-            "training_triggers": rounds[kept[-1]]["repair"]["training_triggers"] if kept else 0,
-        }
-        record |= {"round": len(rounds), "rolled_back": not kept, "seconds": sum(r["seconds"] for r in rounds)}
-        write_atomic(self.folder.path / "headline.json", to_line(record) + "\n")
 
-    def loop(self) -> None:
-        """Round after round until `loop.rounds` are done."""
-        while self.standing().number < self.settings.loop.rounds:
-            self.search()
-            self.repair()
-            self.retest()
-        self.headline()
+def _control(run: Run, start: Path, folder: Path, number: int, steps: int, rate: float) -> Model:
+    """A model trained like round `number`'s for so many steps, but on the triggers' clean seeds; none is a no-op."""
+    found = run.triggers(range(number + 1), Side.train)
+    clean = found.seed_images if found is not None else torch.zeros(0)
+    seed, nothing = run.round_seed(number), torch.zeros(0)
+    options: dict[str, Any] = {"seed": seed, "learning_rate": rate, "steps": steps}
+    return Model(train_model(run.settings, run.oracle, start, folder, (clean, nothing), **options), folder / "after")
 
-    def _record(
-        self, start: Model, end: Model, placebo: Model, noop: Model, number: int, seconds: float
-    ) -> dict[str, Any]:
-        """The figures of a round or of the whole: from `start` to `end`, with both controls beside."""
-        first, new = self._triggers([0], Side.judge), self._triggers([number], Side.judge)
-        earlier = self._triggers(list(range(number)), Side.judge) if number else None
-        held_out = {"generalization": first, "generalization_new": new, "earlier": earlier}
-        trained = self._triggers(list(range(number + 1)), Side.train)
-        figures, controls = self.bench.figures(start, end, held_out, trained), {}
-        for name, model in (("placebo", placebo), ("noop", noop)):
-            controls[name] = self.bench.figures(start, model, held_out, trained)
-        beats, words = self.bench.verdict(start, end, placebo, first, (figures, controls["placebo"]))
-        budget, seed = self.settings.search.max_queries, self.settings.seed
-        endings = read_endings(start.search)
-        figures["search"] |= {
-            name: evidence.search_figures(endings.side(side), budget, seed)
-            for name, side in (("before", Side.judge), ("train", Side.train), ("validate", Side.validate))
-        }
-        cost = self.bench.cost(start, end, seconds)
-        return {**figures, "cost": cost, **controls, "beats_placebo": beats, "beats_placebo_words": words}
 
-    def _placebo(self, now: Standing, folder: Path, steps: int) -> Model:
-        say(f"round {now.number}: placebo, the same repair on clean images")
-        model = self._control(now.model, folder, now.number, steps, self._rate(now.rolled_back))
-        self._search_again(model, f"round {now.number}: search against the placebo")
-        return model
-
-    def _noop(self, now: Standing, folder: Path) -> Model:
-        """The model read and written without any training: what the way through the formats alone does."""
-        model = self._control(now.model, folder, now.number, 0, self._rate(now.rolled_back))
-        self._search_again(model, f"round {now.number}: search against the no-op")
-        return model
-
-    def _control(self, start: Path, folder: Path, number: int, steps: int, rate: float) -> Model:
-        """A model trained like round `number`'s for so many steps, but on the triggers' clean seeds."""
-        found = self._triggers(list(range(number + 1)), Side.train)
-        clean = found.seed_images if found is not None else torch.zeros(0)
-        images = (clean, torch.zeros(0))
-        options = {"seed": self._seed(number), "learning_rate": rate, "steps": steps}
-        file = train_model(self.settings, self.oracle, start, folder, images, **options)  # type: ignore[arg-type]
-        return Model(file, folder / "after")
-
-    def _search_again(self, model: Model, label: str) -> None:
-        search_side(self.subject, self.settings, model.file, model.search, Side.judge, self.settings.seed, label)
-
-    def _broken_on_validate(self, before: Path, after: Path) -> metrics.Figure:
-        agrees = [agrees_on_clean(self.oracle, model, Side.validate) for model in (before, after)]
-        return metrics.paired_rates(*agrees).broken
-
-    def _triggers(self, numbers: list[int], side: Side) -> TriggerSet | None:
-        return triggers_of([self.folder.round(number) / "triggers" for number in numbers], side)
-
-    def _images(self, number: int, side: Side) -> torch.Tensor:
-        found = self._triggers(list(range(number + 1)), side)
-        return found.images if found is not None else torch.zeros(0)
-
-    def _model(self, number: int) -> Path:
-        return self.folder.round(number) / "model" / f"model{self.subject.compressed_file().suffix}"
-
-    def _seed(self, number: int) -> int:
-        """A training's seed; every round shuffles in its own order."""
-        return self.settings.seed * 10_007 + number
-
-    def _rate(self, rolled_back: int) -> float:
-        """A round after one that broke too much goes half as fast."""
-        return self.settings.repair.learning_rate * 0.5**rolled_back
-
-    def _need(self, number: int, part: str, verb: str) -> None:
-        folder = self.folder.round(number)
-        missing = not (folder / part).exists() or (part == "model" and not (folder / part / "training.json").exists())
-        if part == "triggers" and not missing:
-            done = read_endings(folder / part)
-            missing = any(len(done.side(s)) < len(side_seeds(self.subject, self.settings, s)) for s in Side)
-        if missing:
-            raise InputError(
-                f"expected round {number}'s {part} in {folder}, found none or not all; run `dflare {verb}` first"
-            )
+def _broken_on_validate(run: Run, before: Path, after: Path) -> metrics.Figure:
+    agrees = [agrees_on_clean(run.oracle, model, Side.validate) for model in (before, after)]
+    return metrics.paired_rates(*agrees).broken

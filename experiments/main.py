@@ -4,10 +4,14 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dflare.errors import InputError
+from dflare.errors import InputError, OutOfTime
 from experiments.config import Config
 from experiments.settings import load_config, to_yaml
+
+if TYPE_CHECKING:
+    from experiments.run import Run
 
 EPILOG = """\
 settings:
@@ -35,8 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"dflare: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except TimeoutError as error:
-        print(f"dflare: {error}", file=sys.stderr)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"dflare: error: a file could not be read or written: {error.strerror or error}{where}", file=sys.stderr)
+        return 2
+    except OutOfTime as ending:
+        print(f"dflare: {ending}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
         print("dflare: interrupted; run the same command to continue", file=sys.stderr)
@@ -76,12 +84,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _staged(stages: Callable[..., int | None]) -> Callable[[Config], int]:
+def _staged(stages: Callable[["Run"], int | None]) -> Callable[[Config], int]:
     """A verb that works in the run folder of its settings."""
 
     def verb(settings: Config) -> int:
-        from experiments.loop import Run
         from experiments.process import prepare
+        from experiments.run import Run
         from experiments.runfolder import open_run, write_environment
         from experiments.subject import make_subject
 
@@ -95,28 +103,36 @@ def _staged(stages: Callable[..., int | None]) -> Callable[[Config], int]:
 
 
 @_staged
-def _search(run) -> None:  # type: ignore[no-untyped-def]
-    run.search()
-    print(run.search_summary())
+def _search(run: "Run") -> None:
+    from experiments import loop, summaries
+
+    loop.search(run)
+    print(summaries.search_summary(run))
 
 
 @_staged
-def _repair(run) -> None:  # type: ignore[no-untyped-def]
-    run.repair()
-    print(run.repair_summary())
+def _repair(run: "Run") -> None:
+    from experiments import loop, summaries
+
+    loop.repair(run)
+    print(summaries.repair_summary(run))
 
 
 @_staged
-def _retest(run) -> int:  # type: ignore[no-untyped-def]
-    if not run.only_headline_is_missing():
-        run.retest()
-    run.headline()
+def _retest(run: "Run") -> int:
+    from experiments import loop
+
+    if not loop.only_headline_is_missing(run):
+        loop.retest(run)
+    loop.headline(run)
     return _report(run.folder.path)
 
 
 @_staged
-def _loop(run) -> int:  # type: ignore[no-untyped-def]
-    run.loop()
+def _loop(run: "Run") -> int:
+    from experiments import loop
+
+    loop.loop(run)
     return _report(run.folder.path)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from experiments.loop import Run
+from experiments.run import Run
 from experiments.settings import load_config
 
 VERBS = {"search", "repair", "retest", "loop", "report"}
@@ -101,7 +101,7 @@ def test_an_interrupt_is_exit_code_130_and_one_sentence(
     def interrupted(run: Run) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Run, "loop", interrupted)
+    monkeypatch.setattr("experiments.loop.loop", interrupted)
     answer = dflare("loop", *toys.settings(tmp_path / "run"))
     assert (answer.code, answer.out) == (130, "")
     assert answer.err == "dflare: interrupted; run the same command to continue\n"

@@ -1,0 +1,87 @@
+"""One run: a subject, its settings, its folder, and where it stands."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dflare.errors import InputError
+from dflare.shards import read_endings
+from dflare.triggers import Side, TriggerSet
+from experiments.config import Config
+from experiments.oracle import Oracle
+from experiments.runfolder import RunFolder
+from experiments.searching import search_side, side_seeds, triggers_of
+from experiments.subject import Subject
+from experiments.trial import Bench, Model
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands: the round that is next and what the finished ones left."""
+
+    number: int
+    model: Path  # the compressed model that enters the round
+    searched: Path | None  # folder with the judge side's search against it, where there is one
+    rolled_back: int  # rounds so far that were
+
+
+class Run:
+    """What every stage of a run works with; all that lasts is in the run folder."""
+
+    def __init__(self, subject: Subject, settings: Config, folder: RunFolder) -> None:
+        self.subject, self.settings, self.folder = subject, settings, folder
+        self.oracle = Oracle(subject, settings.probe.images)
+        self.bench = Bench(self.oracle, settings, folder.path)
+
+    def standing(self) -> Standing:
+        """What comes next, from the rounds that are finished."""
+        rounds = self.folder.rounds()
+        model, searched = self.subject.files.get("compressed", Path()), None
+        for number, finished in enumerate(rounds):
+            if finished["rolled_back"]:
+                searched = self.folder.round(number) / "triggers"
+            else:
+                model, searched = self.model_file(number), self.folder.round(number) / "after"
+        return Standing(len(rounds), model, searched, sum(bool(r["rolled_back"]) for r in rounds))
+
+    def triggers(self, numbers: range, *sides: Side) -> TriggerSet | None:
+        """The triggers that those rounds found on those sides; None where there are none."""
+        return triggers_of([self.folder.round(number) / "triggers" for number in numbers], *sides)
+
+    def search_judge(self, model: Model, label: str) -> None:
+        """The fresh search: judge seeds, the same draws whatever the model."""
+        search_side(self.subject, self.settings, model.file, model.search, Side.judge, self.settings.seed, label)
+
+    def model_file(self, number: int) -> Path:
+        """The model that a round's repair made."""
+        return self.folder.round(number) / "model" / f"model{self.subject.compressed_file().suffix}"
+
+    def round_seed(self, number: int) -> int:
+        """What a round draws and shuffles with; no two rounds of no two runs share it, `loop.rounds` being smaller."""
+        return self.settings.seed * 10_007 + number
+
+    def learning_rate(self, rolled_back: int) -> float:
+        """A round after one that broke too much goes half as fast."""
+        return self.settings.repair.learning_rate * 0.5**rolled_back
+
+    def need_triggers(self, number: int) -> None:
+        """Raise `InputError` unless the search of a round is complete."""
+        folder = self.folder.round(number) / "triggers"
+        done = read_endings(folder) if folder.exists() else None
+        if done is None or any(len(done.side(s)) < len(side_seeds(self.subject, self.settings, s)) for s in Side):
+            raise InputError(
+                f"expected round {number}'s triggers in {folder.parent}, found none or not all; "
+                "run `dflare search` first"
+            )
+
+    def need_model(self, number: int) -> None:
+        """Raise `InputError` unless the repair of a round is complete."""
+        folder = self.folder.round(number)
+        if not (folder / "model" / "training.json").exists():
+            raise InputError(f"expected round {number}'s model in {folder}, found none; run `dflare repair` first")
+
+
+def images_of(found: TriggerSet | None) -> torch.Tensor:
+    """The triggers' images, none where there are no triggers."""
+    return found.images if found is not None else torch.zeros(0)
