@@ -69,7 +69,7 @@ class RepairSettings:
     learning_rate: float = 1e-3
     replay: float = 0.5  # share of clean images in a batch
     validate_every: int = 100  # steps
-    patience: int = 5  # validations without improvement after which it stops
+    patience: int = 10  # validations without improvement after which it stops; the rate decays, so gains come late
 
 
 @dataclass

@@ -75,12 +75,11 @@ def retest(run: Run) -> None:
     say(f"{name}: re-test")
     began = time.monotonic()
     figures = record(run, start, end, {"placebo": placebo, "noop": noop}, now.number, training.seconds)
-    broken = _broken_on_validate(run, now.model, end.file)
-    limit = run.settings.gate.max_drawdown
-    figures["repair"]["validate"] = {"drawdown": broken, "score": training.score}
+    changes = _changes_on_validate(run, now.model, end.file)
+    figures["repair"]["validate"] = {"drawdown": changes.broken, "net": changes.net, "score": training.score}
     figures["repair"] |= {"steps": training.steps, "training_triggers": training.triggers}
     figures["search"]["replay"] = read_json(folder / "replay.json")
-    rolled_back = limit is not None and (broken.value or 0) > limit
+    rolled_back = breaks_too_much(changes, run.settings.gate.max_drawdown)
     seconds = training.seconds + time.monotonic() - began
     run.folder.add_round(to_line({"round": now.number, "rolled_back": rolled_back, "seconds": seconds, **figures}))
 
@@ -146,6 +145,17 @@ def _control(run: Run, start: Path, folder: Path, number: int, steps: int, rate:
     return Model(train_model(run.settings, run.oracle, start, folder, (clean, nothing), **options), folder / "after")
 
 
-def _broken_on_validate(run: Run, before: Path, after: Path) -> metrics.Figure:
+def breaks_too_much(changes: metrics.PairedRates, limit: float | None) -> bool:
+    """Whether a round is rolled back: clean images broken beyond the gate's limit, or more than were fixed.
+
+    The second only where chance does not explain it (the 95 % interval of fixed - broken lies below 0), because a
+    small validate side would otherwise undo every other repair of a model that hardly deviates. None: never.
+    """
+    if limit is None or changes.broken.value is None:
+        return False
+    return changes.broken.value > limit or (changes.net.high is not None and changes.net.high < 0)
+
+
+def _changes_on_validate(run: Run, before: Path, after: Path) -> metrics.PairedRates:
     agrees = [agrees_on_clean(run.oracle, model, Side.validate) for model in (before, after)]
-    return metrics.paired_rates(*agrees).broken
+    return metrics.paired_rates(*agrees)

@@ -17,7 +17,7 @@ EPILOG = """\
 settings:
   Give YAML files (a path, or the name of a shipped configuration such as mnist-lenet5) and key=value pairs, e.g.
     dflare loop mnist-lenet5 pair.name=mnist-lenet5-pruned loop.rounds=2
-  Without any, the digits of scikit-learn and a distilled CNN are used. --print-config shows every key.
+  Without any, the digits of scikit-learn and a pruned CNN are used. --print-config shows every key.
 
 exit codes:
   0 the gate passed (or there is none to pass)   1 the gate failed

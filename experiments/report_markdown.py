@@ -10,7 +10,7 @@ from experiments.report_rows import SHARE, comparison, dig, full, short
 from repair.verdict import percent
 
 ALL_ROLLED_BACK = (
-    "Every repair broke more clean images of the validate side than gate.max_drawdown allows and was rolled back; "
+    "Every repair broke more clean images of the validate side than the gate allows and was rolled back; "
     "the final model is the one that was handed in."
 )
 """Said of a headline whose final model is the first one."""

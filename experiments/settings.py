@@ -45,7 +45,7 @@ def complete(settings: Config) -> Config:
     if named and settings.data.name is None:
         raise InputError("a pair of files needs data.name, one of digits, mnist, fashion_mnist, cifar10, imagefolder")
     if not named and settings.pair.name is None:
-        settings.pair.name = "digits-cnn-distilled"
+        settings.pair.name = "digits-cnn-pruned"
     if settings.run_dir is None:
         name = settings.pair.name or f"{Path(str(settings.pair.compressed)).parent.name}-{_stem(settings)}"
         settings.run_dir = f"runs/{name}"

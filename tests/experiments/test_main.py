@@ -134,7 +134,7 @@ def test_wrong_settings_in_a_process_of_their_own_import_no_model_code(console: 
 def test_print_config_in_a_process_of_its_own(console: Callable[..., Any]):
     answer = console("loop", "--print-config")
     assert (answer.code, answer.err) == (0, "")
-    assert answer.out.startswith("pair:\n  name: digits-cnn-distilled\n")
+    assert answer.out.startswith("pair:\n  name: digits-cnn-pruned\n")
 
 
 def test_a_report_opens_no_model(console: Callable[..., Any], finished: Path, tmp_path: Path):

@@ -25,8 +25,8 @@ def yaml(folder: Path, text: str | bytes, name: str = "some.yaml") -> str:
 
 def test_without_arguments_the_default_is_complete():
     settings = load_config([])
-    assert settings.pair.name == "digits-cnn-distilled"
-    assert settings.run_dir == "runs/digits-cnn-distilled"
+    assert settings.pair.name == "digits-cnn-pruned"
+    assert settings.run_dir == "runs/digits-cnn-pruned"
     assert settings.gate.max_drawdown == 0.01
     assert (settings.split.train, settings.split.validate, settings.split.judge) == (0.6, 0.2, 0.2)
     assert len(settings.search.mutations) == 7
