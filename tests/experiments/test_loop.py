@@ -238,20 +238,20 @@ def test_a_round_that_breaks_too_much_is_rolled_back(dflare: Callable[..., Any],
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limit", [0, 1])
+@pytest.mark.parametrize("limit", ["0", "null"])
 def test_a_repair_that_ruins_the_model_is_a_round_like_any_other(
-    limit: float, dflare: Callable[..., Any], toys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    limit: str, dflare: Callable[..., Any], toys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def ruin(trainable: Trainable, *_: Any) -> Fitted:  # the best class becomes the worst; twice is none
         return Fitted({name: -weight.detach() for name, weight in trainable.module.named_parameters()}, 1, 0.0)
 
-    monkeypatch.setattr("experiments.stages.fit", ruin)
+    monkeypatch.setattr("experiments.repairing.fit", ruin)
     assert dflare("loop", *toys.settings(tmp_path, loop__rounds=2, gate__max_drawdown=limit)).code == 0
     first, second = rounds(tmp_path)
     assert first["search"]["after"]["already"] == first["search"]["after"]["seeds"] == 8
     assert first["search"]["queries_ratio"]["value"] is None
-    assert first["rolled_back"] is (limit == 0)
-    assert second["search"]["before"] == first["search"]["before" if limit == 0 else "after"]
+    assert first["rolled_back"] is (limit == "0")
+    assert second["search"]["before"] == first["search"]["before" if limit == "0" else "after"]
 
 
 @pytest.mark.parametrize(
