@@ -1,7 +1,7 @@
 """Image data sets as tensors, and the three sides on which their images are used."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,22 @@ class Data:
     train_labels: Tensor | None  # (n,) int64
     test_images: Tensor | None = None  # (m, c, h, w) uint8
     test_labels: Tensor | None = None  # (m,) int64
+
+    def thinned(self, count: int) -> "Data":
+        """The set with about `count` images of each split, evenly spaced."""
+
+        def some(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[:: max(1, len(values) // count)]
+
+        train = some(self.train_images)
+        assert train is not None
+        return replace(
+            self,
+            train_images=train,
+            train_labels=some(self.train_labels),
+            test_images=some(self.test_images),
+            test_labels=some(self.test_labels),
+        )
 
 
 READERS: dict[str, Callable[[Path, bool], readers.Arrays]] = {

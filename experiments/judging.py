@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from dflare.classifiers import Classifier, Outputs, ask
-from dflare.opening import open_classifier
 from dflare.triggers import Side, read_arrays
 from experiments.environment import file_hash
 from experiments.files import write_atomic
@@ -25,7 +24,7 @@ def judge(oracle: Oracle, model: Path, folder: Path) -> Judgement:
     path = folder / f"{file_hash(model)[:16]}.npz"
     if not path.exists():
         buffer = io.BytesIO()
-        answers = _answers(oracle, open_classifier(model)) | {"payload": np.array(payload_bytes(model))}
+        answers = _answers(oracle, oracle.subject.pair(model).compressed) | {"payload": np.array(payload_bytes(model))}
         np.savez_compressed(buffer, **answers)  # type: ignore[arg-type]
         write_atomic(path, buffer.getvalue())
     arrays = read_arrays(path)
@@ -42,7 +41,7 @@ def judge(oracle: Oracle, model: Path, folder: Path) -> Judgement:
 def agrees_on_clean(oracle: Oracle, model: Path, side: Side) -> np.ndarray:
     """Whether the pair agrees on each clean image of a side, (n,) bool."""
     images = oracle.subject.sides[side].images
-    outputs = Outputs(oracle.clean(side), ask(open_classifier(model), images, "compressed"))
+    outputs = Outputs(oracle.clean(side), ask(oracle.subject.pair(model).compressed, images, "compressed"))
     return ~outputs.deviates.numpy()
 
 

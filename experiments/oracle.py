@@ -24,7 +24,7 @@ class Oracle:
     @cached_property
     def original(self) -> Classifier:
         """The original, opened for these questions."""
-        return self.subject.open_original()
+        return self.subject.pair().original
 
     def clean(self, side: Side) -> Tensor:
         """Scores of all clean images of a side, (n, classes)."""

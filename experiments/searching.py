@@ -33,7 +33,7 @@ def search_side(
     search = Search(
         make_kernel(options.strategy, options.mutations),
         subject.pair(model),
-        subject.pair(model),
+        subject.pair(model, "confirm"),
         seed,
         options.max_queries,
         options.batch_size,

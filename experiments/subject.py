@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dflare.classifiers import Classifier, ModelPair
@@ -17,10 +17,16 @@ from experiments.config import Config
 from experiments.data import assign_sides, check_split, load_data
 from repair.recipes import find_recipe
 
+FAST_DEV_IMAGES = 400
+"""Of each official split, with `fast_dev`: enough to see that everything runs."""
+
+MOST_OPEN = 12
+"""Models kept open at once; the one opened first is closed for another."""
+
 
 @dataclass(frozen=True)
 class Subject:
-    """The pair under test and the images to test it with. Each opening of a model is a fresh one."""
+    """The pair under test and the images to test it with."""
 
     name: str
     open_original: Callable[[], Classifier]
@@ -28,11 +34,23 @@ class Subject:
     files: dict[str, Path]  # "original" and "compressed", where they are files
     sides: dict[Side, Seeds]
     class_names: tuple[str, ...]
+    opened: dict[tuple[str, str], Classifier] = field(default_factory=dict)
 
-    def pair(self, model: Path | None = None) -> ModelPair:
-        """The original with a compressed model from a file, None for the one handed in; both freshly opened."""
-        compressed = self.open_compressed() if model is None else open_classifier(model)
-        return ModelPair(self.open_original(), compressed)
+    def pair(self, model: Path | None = None, purpose: str = "ask") -> ModelPair:
+        """The original with a compressed model from a file, None for the one handed in.
+
+        Models are opened once for each purpose, so that those that confirm are never those that were searched.
+        """
+        return ModelPair(self._open("original", purpose), self._open(model or "compressed", purpose))
+
+    def _open(self, model: Path | str, purpose: str) -> Classifier:
+        key = (str(model), purpose)
+        if key not in self.opened:
+            openers = {"original": self.open_original, "compressed": self.open_compressed}
+            while len(self.opened) >= MOST_OPEN:
+                self.opened.pop(next(iter(self.opened)))
+            self.opened[key] = openers[model]() if isinstance(model, str) else open_classifier(model)
+        return self.opened[key]
 
     def fingerprints(self) -> dict[str, str]:
         """A hash of each side's image ids, by the side's name."""
@@ -54,6 +72,8 @@ def make_subject(settings: Config, progress: bool) -> Subject:
     data_name = settings.data.name or data_of(str(name))
     data = load_data(data_name, settings.data.root, settings.data.download, settings.data.image_size)
     split = settings.split
+    if settings.fast_dev:
+        data = data.thinned(FAST_DEV_IMAGES)
     sides = dict(zip(Side, assign_sides(data, (split.train, split.validate, split.judge)), strict=True))
     files: dict[str, Path] = {}
     if name is None:
