@@ -8,6 +8,7 @@ from pathlib import Path
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
+from dflare.errors import InputError
 from dflare.triggers import Side
 from experiments.config import Config
 from experiments.files import read_json, write_atomic
@@ -80,7 +81,11 @@ def train_model(
 
 def read_training(folder: Path) -> Training:
     """What `train_model` left in a folder."""
-    return Training(**read_json(folder / "training.json"))
+    path = folder / "training.json"
+    try:
+        return Training(**read_json(path))
+    except TypeError as error:
+        raise InputError(f"expected what a training left in {path}, got something else: {error}") from error
 
 
 def _data(settings: Config, oracle: Oracle, learn: Tensor, watch: Tensor, seed: int) -> RepairData:

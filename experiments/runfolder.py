@@ -43,7 +43,11 @@ class RunFolder:
     def rounds(self) -> list[dict[str, Any]]:
         """The rounds that are finished, in order."""
         path = self.path / "rounds.jsonl"
-        return [parse_json(line, str(path)) for line in read_lines(path)] if path.exists() else []
+        found = [parse_json(line, str(path)) for line in read_lines(path)] if path.exists() else []
+        for number, line in enumerate(found, start=1):
+            if not isinstance(line, dict) or not isinstance(line.get("rolled_back"), bool) or "repair" not in line:
+                raise InputError(f"expected a finished round in line {number} of {path}, got something else")
+        return found
 
     def add_round(self, line: str) -> None:
         """Append a finished round, fsynced."""

@@ -126,5 +126,11 @@ def _imagenet(name: str, settings: Config, sides: dict[Side, Seeds], class_names
 
 
 def _greeted(subject: Subject) -> Subject:
-    subject.pair()(subject.sides[Side.judge].images[:2])
+    outputs = subject.pair()(subject.sides[Side.judge].images[:2])
+    for name, scores in zip(("original", "compressed"), outputs, strict=True):
+        if bool((scores >= 0).all()) and bool(((scores.sum(-1) - 1).abs() < 0.01).all()):
+            raise InputError(
+                f"the {name} model must return scores before the softmax (logits), got probabilities that sum to 1; "
+                "export it without its last softmax"
+            )
     return subject

@@ -76,9 +76,9 @@ class RepairData(pl.LightningDataModule):
         self.validate = (validate_triggers, validate_clean)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        epoch = self.trainer.current_epoch if self.trainer is not None else 0
-        numbers = range(epoch * self.epoch_steps, (epoch + 1) * self.epoch_steps)
-        return DataLoader(self.mixture, batch_size=None, sampler=list(numbers))
+        # from the step and not from Lightning's epoch, which runs ahead when a training is continued twice
+        start = self.trainer.global_step if self.trainer is not None else 0
+        return DataLoader(self.mixture, batch_size=None, sampler=list(range(start, start + self.epoch_steps)))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         batches = [

@@ -94,6 +94,27 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(tmp_path: Path):
     assert all(torch.equal(continued.weights[name], whole.weights[name]) for name in whole.weights)
 
 
+def test_a_training_interrupted_again_and_again_ends_as_if_it_had_not_been(tmp_path: Path):
+    """Lightning's own epoch counter runs ahead from the second continuation on; the batches must not follow it."""
+    whole = fit(student(), data(), RECIPES["imitation"], SCHEDULE, tmp_path / "whole")
+    for stop_after in (3, 1, 2):
+        broken = data()
+        load, seen = broken.train_dataloader, []
+
+        def fail_later(load=load, seen=seen, stop_after=stop_after):
+            seen.append(1)
+            if len(seen) > stop_after:
+                raise RuntimeError("power cut")
+            return load()
+
+        broken.train_dataloader = fail_later  # type: ignore[method-assign]
+        with pytest.raises(RuntimeError, match="power cut"):
+            fit(student(), broken, RECIPES["imitation"], SCHEDULE, tmp_path / "parts")
+    continued = fit(student(), data(), RECIPES["imitation"], SCHEDULE, tmp_path / "parts")
+    assert (continued.steps, continued.score) == (whole.steps, whole.score)
+    assert all(torch.equal(continued.weights[name], whole.weights[name]) for name in whole.weights)
+
+
 def test_a_finished_training_that_is_run_again_ends_the_same(tmp_path: Path):
     first = fit(student(), data(), RECIPES["imitation"], SCHEDULE, tmp_path)
     again = fit(student(), data(), RECIPES["imitation"], SCHEDULE, tmp_path)
