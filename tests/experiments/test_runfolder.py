@@ -119,12 +119,20 @@ def test_a_run_that_fails_later_keeps_what_it_found(begun: Path):
 def test_a_torn_last_line_is_no_round(begun: Path):
     with open_run(settings(begun)) as run:
         assert run.rounds() == []
-        run.add_round('{"round": 0}')
+        run.add_round('{"round": 0, "rolled_back": false, "repair": {}}')
         with (begun / "rounds.jsonl").open("a") as file:
             file.write('{"round": 1, "rolled')
-        assert run.rounds() == [{"round": 0}]
+        assert run.rounds() == [{"round": 0, "rolled_back": False, "repair": {}}]
         run.add_round('{"round": 1}')
         assert run.rounds() == [{"round": 0}, {"round": 1}]
+
+
+@pytest.mark.parametrize("line", ['{"round": 0}', "[]", "3", '{"rolled_back": "no", "repair": {}}'])
+def test_a_line_that_is_no_round_is_refused(begun: Path, line: str):
+    with open_run(settings(begun)) as run:
+        run.add_round(line)
+        with pytest.raises(InputError, match=r"expected a finished round in line 1 of .*rounds\.jsonl"):
+            run.rounds()
 
 
 def test_the_environment_is_written_once_and_changes_are_added(begun: Path, monkeypatch: pytest.MonkeyPatch):
