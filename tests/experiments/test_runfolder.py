@@ -123,8 +123,8 @@ def test_a_torn_last_line_is_no_round(begun: Path):
         with (begun / "rounds.jsonl").open("a") as file:
             file.write('{"round": 1, "rolled')
         assert run.rounds() == [{"round": 0, "rolled_back": False, "repair": {}}]
-        run.add_round('{"round": 1}')
-        assert run.rounds() == [{"round": 0}, {"round": 1}]
+        run.add_round('{"round": 1, "rolled_back": true, "repair": {}}')
+        assert [line["round"] for line in run.rounds()] == [0, 1]
 
 
 @pytest.mark.parametrize("line", ['{"round": 0}', "[]", "3", '{"rolled_back": "no", "repair": {}}'])
