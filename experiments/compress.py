@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dflare.classifiers import ask
 from dflare.errors import InputError
 from experiments.catalogue import Recipe
 from experiments.files import write_atomic
-from experiments.training import scores, train
+from experiments.training import train
 from repair.compression import Compressed, check_plan, prune_by_magnitude
 from repair.data import Examples
 
@@ -39,7 +40,7 @@ class Training:
 def make_original(build: Callable[[], nn.Module], labels: Tensor, recipe: Recipe, training: Training) -> nn.Module:
     """The network trained on labels (n,)."""
     model = seeded(build, training.seed)
-    classes = scores(copy.deepcopy(model).eval(), training.images[:1]).shape[1]
+    classes = ask(copy.deepcopy(model).eval(), training.images[:1]).shape[1]
     training.fit(model, F.one_hot(labels, classes).float(), recipe)
     return model
 
@@ -114,4 +115,4 @@ def sparsity(model: nn.Module) -> float:
 
 
 def _answers(original: nn.Module, training: Training) -> Tensor:
-    return scores(original.eval(), training.images).softmax(-1)
+    return ask(original.eval(), training.images, "original").softmax(-1)

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         if options.verb == "report":
-            return _report(Path(options.run_dir))
+            return _report(Path(options.run_dir.removeprefix("run_dir=")))
         settings = load_config(options.settings)
         if options.print_config:
             print(to_yaml(settings), end="")

@@ -8,7 +8,6 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from dflare.classifiers import Classifier, to_unit
 from experiments.catalogue import Recipe
 from repair import lightning
 from repair.data import Examples, Mixture
@@ -72,12 +71,6 @@ def train(
         )
         lightning.run(trainer, module, train_dataloaders=Batches(examples, recipe, seed))
     model.to("cpu").eval()
-
-
-@torch.inference_mode()
-def scores(classifier: Classifier, images: Tensor) -> Tensor:
-    """What a classifier says of uint8 images (n, c, h, w): raw scores (n, classes)."""
-    return torch.cat([classifier(to_unit(part)) for part in images.split(500)]).clone()
 
 
 def accuracy(answers: Tensor, labels: Tensor) -> float:

@@ -127,14 +127,14 @@ class _Work:
 
     def _measure(self, folder: Path, files: dict[str, Path], facts: dict[str, float], start: float) -> None:
         """Write `measured.json`: the accuracy of the files as they will be opened, on the test split."""
-        from dflare.classifiers import Outputs
+        from dflare.classifiers import Outputs, ask
         from dflare.opening import open_classifier
-        from experiments.training import accuracy, scores
+        from experiments.training import accuracy
 
         images, labels = self.data.test_images, self.data.test_labels
         if images is None or labels is None:
             raise InputError(f"{self.data.name} must have a labelled test split to measure {self.key} on")
-        answers = {name: scores(open_classifier(path), images) for name, path in files.items()}
+        answers = {name: ask(open_classifier(path), images, name) for name, path in files.items()}
         measured: dict[str, Any] = {
             name: {"accuracy": accuracy(answers[name], labels), "bytes": path.stat().st_size}
             for name, path in files.items()

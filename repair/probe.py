@@ -30,7 +30,7 @@ class ProbeSet:
 
     def lengths(self) -> Tensor:
         """Length of each image's path, (count,) int64."""
-        return _lengths(torch.arange(self.count))
+        return self._lengths(torch.arange(self.count))
 
     def chunks(self, size: int = 1000) -> Iterator[Tensor]:
         """The images in order, uint8, at most `size` at a time; the same whatever the size.
@@ -49,7 +49,7 @@ class ProbeSet:
 
     def _images(self, numbers: Tensor) -> Tensor:
         turn = numbers.div(len(self.ids), rounding_mode="floor")
-        rows, lengths = numbers % len(self.ids), _lengths(numbers)
+        rows, lengths = numbers % len(self.ids), self._lengths(numbers)
         images = self.seeds[rows].clone()
         for step in range(1, max(LENGTHS) + 1):
             going = (lengths >= step).nonzero().squeeze(-1)
@@ -59,8 +59,7 @@ class ProbeSet:
                 images[going] = mutate(images[going], choice, list(MUTATIONS.values()), draws)
         return images
 
-
-def _lengths(numbers: Tensor) -> Tensor:
-    """Lengths take turns, shifted by one each time round so that no seed is bound to one length."""
-    shares = len(LENGTHS)
-    return torch.tensor(LENGTHS)[(numbers + numbers.div(shares, rounding_mode="floor")) % shares]
+    def _lengths(self, numbers: Tensor) -> Tensor:
+        """Lengths take turns over the seeds, one further each time round: every seed meets every length."""
+        turn = numbers.div(len(self.ids), rounding_mode="floor")
+        return torch.tensor(LENGTHS)[(numbers % len(self.ids) + turn) % len(LENGTHS)]

@@ -163,6 +163,13 @@ def as_before() -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic)
 
 
+@pytest.fixture
+def own_settings() -> Iterator[None]:
+    """For a test that changes torch's settings of the whole process."""
+    with as_before():
+        yield
+
+
 Start = Callable[..., subprocess.Popen[str]]
 
 

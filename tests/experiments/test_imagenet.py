@@ -9,8 +9,9 @@ from experiments.imagenet import open_imagenet_pair
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), [("imagenet-resnet50-int8", 64), ("imagenet-inception_v3-int8", 75)])
-def test_both_networks_score_a_thousand_classes(name, size):
+def test_both_networks_score_a_thousand_classes(name, size, own_settings):
     engine = torch.backends.quantized.engine
+    torch.use_deterministic_algorithms(True)  # as the command line does
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     for classifier in open_imagenet_pair(name, download=False, _pretrained=False):
         scores = classifier(images)
@@ -18,6 +19,7 @@ def test_both_networks_score_a_thousand_classes(name, size):
         assert scores.dtype == torch.float32
         assert scores.isfinite().all()
     assert torch.backends.quantized.engine == engine
+    assert torch.are_deterministic_algorithms_enabled()
 
 
 def test_every_network_of_the_table_can_be_opened():

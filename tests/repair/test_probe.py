@@ -1,5 +1,6 @@
 """The probe set depends on its seeds alone and has paths of every length in equal shares."""
 
+import pytest
 import torch
 
 from dflare.seeds import pixel_hash
@@ -23,12 +24,12 @@ def test_a_large_set_made_chunk_by_chunk_is_the_same_set(monkeypatch):
     assert torch.equal(kept, torch.cat(list(probe().chunks(30))))
 
 
-def test_path_lengths_have_equal_shares_for_every_seed():
-    lengths = probe(count=7 * 25).lengths()
-    assert {length: int((lengths == length).sum()) for length in LENGTHS} == dict.fromkeys(LENGTHS, 35)
-    rows = torch.arange(7 * 25) % 5  # with five seeds and five lengths, taking turns would bind one to the other
-    for seed in range(5):
-        assert set(lengths[rows == seed].tolist()) == set(LENGTHS)
+@pytest.mark.parametrize("n", [1, 4, 5, 7, 25, 50])
+def test_path_lengths_have_equal_shares_for_every_seed(n):
+    lengths, rows = probe(n, count=n * 10).lengths(), torch.arange(n * 10) % n
+    for seed in range(n):
+        counts = torch.stack([(lengths[rows == seed] == length).sum() for length in LENGTHS])
+        assert counts.tolist() == [2] * len(LENGTHS)
 
 
 def test_longer_paths_lead_further_from_the_seed():
