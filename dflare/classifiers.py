@@ -16,6 +16,9 @@ A classifier that knows probabilities returns their logarithms, so that the soft
 """
 
 
+_SURE = 1e4  # a finite margin in place of an infinite one
+
+
 class Outputs(NamedTuple):
     """Raw scores of both models on the same n images, (n, classes) each; everything else follows from them.
 
@@ -58,6 +61,29 @@ class Outputs(NamedTuple):
         """Smaller of the two models' top-1 minus top-2 probability, (n,) in [0, 1]."""
         tops = [probabilities.topk(2, -1).values for probabilities in self.probabilities]
         return torch.minimum(tops[0][:, 0] - tops[0][:, 1], tops[1][:, 0] - tops[1][:, 1])
+
+    @property
+    def score_margin(self) -> Tensor:
+        """Smaller of the two models' highest minus second highest score, (n,) >= 0; 0 for ties.
+
+        Unlike the margin of probabilities it does not saturate where a model is sure.
+        """
+        tops = [scores.topk(2, -1).values for scores in self]
+        return torch.minimum(*(top[:, 0] - top[:, 1] for top in tops))
+
+    def margins_of(self, label: Tensor) -> Tensor:
+        """Both models' score of a class (n,) minus their best other score, float64 (n, 2); 0 for a tie.
+
+        Negative where a model prefers another class. Where a model finds the class certain or impossible (scores that
+        are logarithms of 0), its margin says nothing of how far the boundary is, and the other model's stands in.
+        """
+        margins = []
+        for scores in self:
+            own = scores.gather(-1, label[:, None])
+            others = scores.scatter(-1, label[:, None], -torch.inf).amax(-1, keepdim=True)
+            margins.append(own.double() - others.double())
+        both = torch.cat(margins, dim=-1)
+        return torch.where(both.isinf() & both.flip(-1).isfinite(), both.flip(-1), both.clamp(-_SURE, _SURE))
 
     @property
     def joint(self) -> Tensor:

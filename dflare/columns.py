@@ -1,4 +1,7 @@
-"""Frozen dataclasses whose fields share one leading dimension, as tables: rows selected, rows joined."""
+"""Frozen dataclasses whose fields share one leading dimension, as tables: rows selected, rows joined.
+
+A field is a tensor, a `Ragged`, a table of its own, or None.
+"""
 
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -27,8 +30,16 @@ def _columns(table: Any) -> list[tuple[str, Any]]:
 
 
 def _rows(value: Any, rows: Tensor) -> Any:
-    return value.take(rows) if isinstance(value, Ragged) else value[rows]
+    if isinstance(value, Tensor):
+        return value[rows]
+    if isinstance(value, Ragged):
+        return value.take(rows)
+    return None if value is None else take(value, rows)
 
 
 def _joined(first: Any, second: Any) -> Any:
-    return ragged.concatenate(first, second) if isinstance(first, Ragged) else torch.cat([first, second])
+    if isinstance(first, Tensor):
+        return torch.cat([first, second])
+    if isinstance(first, Ragged):
+        return ragged.concatenate(first, second)
+    return None if first is None else join(first, second)

@@ -35,7 +35,9 @@ class Ragged:
         return [row[:length] for row, length in zip(self.values, self.count.tolist(), strict=True)]
 
 
-def empty(n: int, *shape: int, dtype: torch.dtype, capacity: int = 8, device: torch.device | None = None) -> Ragged:
+def empty(
+    n: int, *shape: int, dtype: torch.dtype = torch.float32, capacity: int = 8, device: torch.device | None = None
+) -> Ragged:
     """n empty lists of items of that shape."""
     values = torch.zeros(n, capacity, *shape, dtype=dtype, device=device)
     return Ragged(values, torch.zeros(n, dtype=torch.int64, device=device))

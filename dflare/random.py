@@ -28,6 +28,10 @@ class Purpose(IntEnum):
     STRENGTH = 4  # kernel sizes, noise levels, how many pixels
     PLACE = 5  # which pixels
     VALUE = 6  # noise, or the pixels' new values
+    STRIDE = 7  # how many mutations in a row
+    NOISE = 8  # faint noise over a whole way
+    DETOUR = 9  # small changes across a way, in shrinking
+    SUBSTEP = 1000  # and this plus k: what the k-th mutation in a row draws
 
 
 @dataclass(frozen=True)

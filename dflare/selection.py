@@ -31,7 +31,22 @@ def retry(last: Tensor, scores: Tensor, draws: Draws) -> Tensor:
 
     The published text calls this Metropolis-Hastings; a step of that algorithm would stay on rejection (`metropolis`).
     """
-    cumulated = acceptance(last, ranks(scores, draws)).cumsum(-1)
+    return _weighted(acceptance(last, ranks(scores, draws)), draws)
+
+
+def forgetful(last: Tensor, scores: Tensor, draws: Draws) -> Tensor:
+    """`retry` as the authors' code runs it: the last mutation's rank is never found, so it counts as -1.
+
+    The weights are (1 - p)^(rank + 1) whatever was tried last. While nothing has helped yet all ranks are ties, and
+    the draw is uniform, as theirs is before the first acceptance.
+    """
+    p = 1 / scores.shape[-1]
+    return _weighted((1 - p) ** (ranks(scores, draws).double() + 1), draws)
+
+
+def _weighted(weights: Tensor, draws: Draws) -> Tensor:
+    """One of the columns, drawn with weights (n, mutations)."""
+    cumulated = weights.cumsum(-1)
     dice = draws.purpose(Purpose.ACCEPTANCE).uniform(1) * cumulated[:, -1:]
     return (cumulated <= dice).sum(-1)
 

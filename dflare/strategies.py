@@ -1,28 +1,101 @@
 """Search strategies: each is a choice of parts, by name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from dflare import fitness, selection
+from dflare.boundary import Boundary
 from dflare.chain import Kernel
 from dflare.errors import InputError
-from dflare.mutations import MUTATIONS
+from dflare.mutation_sets import resolve
+from dflare.mutations import Mutation
+from dflare.references import References
+from dflare.walk import Hold, Walk, anywhere
 
-STRATEGIES = {
-    "dflare": (selection.retry, fitness.divergence_and_novelty, fitness.not_worse),
-    "no-novelty": (selection.retry, fitness.divergence, fitness.not_worse),
-    "no-selection": (selection.uniform, fitness.divergence_and_novelty, fitness.not_worse),
-    "random": (selection.uniform, fitness.divergence, fitness.always),
+
+class Parts(NamedTuple):
+    """What strategies are made from: what the run's settings chose."""
+
+    mutations: Sequence[Mutation]
+    hold: Hold = anywhere
+    references: References | None = None
+
+
+class Strategy(NamedTuple):
+    """How to put a strategy together, the mutations it was published with, and what it needs beside them."""
+
+    make: Callable[[Parts], Kernel]
+    says: str  # one line for a reader
+    mutations: str = "published"
+    references: bool = False  # whether it uses images of other classes
+    gradients: bool = False  # whether both models must be differentiable
+
+
+def _dflare(parts: Parts) -> Kernel:
+    return Walk(parts.mutations, selection.retry, fitness.divergence_and_novelty, fitness.not_worse, hold=parts.hold)
+
+
+def _released(parts: Parts) -> Kernel:
+    return Walk(
+        parts.mutations,
+        selection.forgetful,
+        fitness.divergence,
+        fitness.changed,
+        first_bar=fitness.nothing,
+        hold=parts.hold,
+    )
+
+
+def _plain(select: selection.Selection, fit: fitness.Fitness, accept: fitness.Acceptance) -> Callable[[Parts], Kernel]:
+    def make(parts: Parts) -> Kernel:
+        return Walk(parts.mutations, select, fit, accept, remember=False, hold=parts.hold)
+
+    return make
+
+
+def _no_selection(parts: Parts) -> Kernel:
+    return Walk(parts.mutations, selection.uniform, fitness.divergence_and_novelty, fitness.not_worse, hold=parts.hold)
+
+
+def _boundary(parts: Parts) -> Kernel:
+    return Boundary(parts.mutations, parts.references, parts.hold)
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "dflare": Strategy(_dflare, "DFLARE as published"),
+    "dflare-released": Strategy(_released, "DFLARE as its authors' code behaves", "released"),
+    "no-novelty": Strategy(
+        _plain(selection.retry, fitness.divergence, fitness.not_worse), "DFLARE without the bonus for new predictions"
+    ),
+    "no-selection": Strategy(_no_selection, "DFLARE with mutations drawn uniformly"),
+    "random": Strategy(_plain(selection.uniform, fitness.divergence, fitness.always), "a random walk of mutations"),
+    "margin": Strategy(
+        _plain(selection.retry, fitness.closeness, fitness.not_worse), "DFLARE's walk towards small margins"
+    ),
+    "boundary-walk": Strategy(_boundary, "rows of mutations until a boundary is crossed, then interpolation"),
+    "boundary": Strategy(_boundary, "interpolation on the way to real images of other classes", references=True),
 }
-"""Name -> selection, fitness, acceptance: DFLARE as published, its two ablations, and the random walk."""
+"""Name -> how the strategy is made."""
 
 
-def make_kernel(strategy: str, mutations: Sequence[str] = tuple(MUTATIONS)) -> Kernel:
-    """The kernel of a strategy by name over mutations by name; raises `InputError` for unknown names."""
-    if strategy not in STRATEGIES:
-        raise InputError(f"search.strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
-    unknown = [name for name in mutations if name not in MUTATIONS]
-    if unknown or not mutations:
-        came = repr(unknown[0]) if unknown else "none"
-        raise InputError(f"search.mutations must be some of {', '.join(MUTATIONS)}, got {came}")
-    select, fit, accept = STRATEGIES[strategy]
-    return Kernel([MUTATIONS[name] for name in mutations], select, fit, accept)
+def find_strategy(name: str) -> Strategy:
+    """The strategy of that name; raises `InputError` that lists the right ones."""
+    if name not in STRATEGIES:
+        raise InputError(f"search.strategy must be one of {', '.join(STRATEGIES)}, got {name!r}")
+    return STRATEGIES[name]
+
+
+def make_kernel(
+    strategy: str,
+    mutations: Sequence[str] | None = None,
+    *,
+    hold: Hold = anywhere,
+    references: References | None = None,
+) -> Kernel:
+    """The kernel of a strategy by name over mutations (or sets of them) by name, None for the strategy's own.
+
+    Raises `InputError` for unknown names, and where a strategy needs references and gets none.
+    """
+    found = find_strategy(strategy)
+    chosen = list(resolve([found.mutations] if mutations is None else mutations).values())
+    return found.make(Parts(chosen, hold, references if found.references else None))

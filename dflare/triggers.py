@@ -37,7 +37,7 @@ class TriggerSet:
     original: Tensor  # (n, classes) float32, the original's scores on the triggers
     compressed: Tensor  # (n, classes) float32, those of the compressed model that was searched
     queries: Tensor  # (n,) int64
-    path: Ragged  # (n, length, 2) int32, step and mutation of every accepted candidate, the trigger's own last
+    path: Ragged  # (n, length, 3) int32, step, choice and position of every accepted candidate, the trigger's own last
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -86,7 +86,7 @@ class TriggerSet:
         """The set as plain arrays for `numpy.savez`; paths lie end to end in `trigger_path`."""
         arrays = {f"trigger_{f.name}": getattr(self, f.name).numpy() for f in fields(self) if f.name != "path"}
         paths = self.path.lists()
-        arrays["trigger_path"] = (torch.cat(paths) if paths else torch.zeros(0, 2, dtype=torch.int32)).numpy()
+        arrays["trigger_path"] = (torch.cat(paths) if paths else torch.zeros(0, 3, dtype=torch.int32)).numpy()
         arrays["trigger_path_lengths"] = self.path.count.numpy()
         return arrays
 
@@ -95,7 +95,7 @@ class TriggerSet:
         """The inverse of `arrays`."""
         tensors = {f.name: torch.from_numpy(arrays[f"trigger_{f.name}"]) for f in fields(cls) if f.name != "path"}
         lengths = torch.from_numpy(arrays["trigger_path_lengths"])
-        values = torch.zeros(len(lengths), max(1, int(lengths.amax()) if len(lengths) else 1), 2, dtype=torch.int32)
+        values = torch.zeros(len(lengths), max(1, int(lengths.amax()) if len(lengths) else 1), 3, dtype=torch.int32)
         used = torch.arange(values.shape[1]) < lengths[:, None]
         values[used] = torch.from_numpy(arrays["trigger_path"])
         return cls(**tensors, path=Ragged(values, lengths))

@@ -40,17 +40,8 @@ class SearchSettings:
     """How triggers are searched for; the seeds of each side are its first ones by id."""
 
     strategy: str = "dflare"
-    mutations: list[str] = field(
-        default_factory=lambda: [
-            "gaussian_noise",
-            "salt_and_pepper",
-            "speckle_noise",
-            "random_pixels",
-            "average_blur",
-            "gaussian_blur",
-            "median_blur",
-        ]
-    )
+    mutations: list[str] | None = None  # mutations or sets of them by name; null: those of the strategy
+    references: int = 256  # real images of the same side that `boundary` draws its ways to
     seeds: int = 600  # on the train side
     validate_seeds: int = 200
     judge_seeds: int = 400

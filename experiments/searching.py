@@ -7,13 +7,16 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from dflare.chain import Kernel
+from dflare.classifiers import ModelPair
 from dflare.errors import InputError, OutOfTime
+from dflare.references import References
 from dflare.search import Ending, Search
 from dflare.seeds import Seeds
 from dflare.shards import Shards, read_endings, read_triggers, shard_side, write_index
-from dflare.strategies import make_kernel
+from dflare.strategies import find_strategy, make_kernel
 from dflare.triggers import Side, TriggerSet, concatenate
-from experiments.config import Config
+from experiments.config import Config, SearchSettings
 from experiments.subject import Subject
 from experiments.terminal import quiet
 
@@ -30,9 +33,10 @@ def search_side(
     done = read_endings(folder).side(side).seeds
     left = seeds.take(~torch.isin(seeds.ids, done))
     start = time.monotonic()
+    pair = subject.pair(model)
     search = Search(
-        make_kernel(options.strategy, options.mutations),
-        subject.pair(model),
+        _kernel(pair, options, subject.sides[side]),
+        pair,
         subject.pair(model, "confirm"),
         seed,
         options.max_queries,
@@ -51,6 +55,13 @@ def search_side(
     if late:
         raise OutOfTime(f"search.max_seconds={options.max_seconds:g} is over; run the same command to continue")
     write_index(folder)
+
+
+def _kernel(pair: ModelPair, options: SearchSettings, side: Seeds) -> Kernel:
+    """The strategy's kernel; references are the side's own first images, so that no side learns from another."""
+    needed = find_strategy(options.strategy).references
+    references = References.ask(pair, side.images[: options.references], options.batch_size) if needed else None
+    return make_kernel(options.strategy, options.mutations, references=references)
 
 
 def side_seeds(subject: Subject, settings: Config, side: Side) -> Seeds:

@@ -70,6 +70,7 @@ def check_ranges(settings: Config) -> None:
         ("search.max_queries", search.max_queries, 1, 2**31),
         ("search.max_seconds", search.max_seconds, 0, float("inf")),
         ("search.batch_size", search.batch_size, 1, 2**20),
+        ("search.references", search.references, 1, 2**20),
         ("repair.steps", repair.steps, 1, 2**31),
         ("repair.batch_size", repair.batch_size, 2, 2**20),
         ("repair.learning_rate", repair.learning_rate, 0, 10),

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from dflare.classifiers import Classifier, ModelPair
 from dflare.errors import InputError
+from dflare.mutation_sets import resolve
 from dflare.opening import open_classifier
 from dflare.seeds import Seeds
-from dflare.strategies import make_kernel
+from dflare.strategies import find_strategy
 from dflare.triggers import Side
 from experiments.catalogue import check_pair_name, data_of, is_imagenet
 from experiments.config import Config
@@ -104,7 +105,9 @@ def _check_names(settings: Config) -> None:
     if settings.pair.name is not None:
         check_pair_name(settings.pair.name)
     check_split((settings.split.train, settings.split.validate, settings.split.judge))
-    make_kernel(settings.search.strategy, settings.search.mutations)
+    find_strategy(settings.search.strategy)
+    if settings.search.mutations is not None:
+        resolve(settings.search.mutations)
     find_recipe(settings.repair.recipe)
 
 

@@ -9,10 +9,12 @@ from torch import Tensor
 from dflare import fitness, selection
 from dflare.chain import ChainState, Kernel, replay
 from dflare.classifiers import Outputs
+from dflare.crossing import WHOLE
 from dflare.errors import InputError
 from dflare.mutations import MUTATIONS
 from dflare.search import Search
 from dflare.strategies import make_kernel
+from dflare.walk import Walk
 
 IDS = torch.tensor([11, 22])
 
@@ -43,21 +45,21 @@ def test_a_chain_starts_at_its_seed_with_nothing_counted():
     kernel = make_kernel("dflare")
     state = start(kernel, answers([[0.9, 0.1]] * 2, [[0.6, 0.4]] * 2))
     assert len(state) == 2
-    torch.testing.assert_close(state.fitness, torch.tensor([0.3, 0.3]))  # no bonus for the seed itself
-    assert state.seen.count.tolist() == [1, 1]  # but its probabilities are known
+    torch.testing.assert_close(state.memory.fitness, torch.tensor([0.3, 0.3]))  # no bonus for the seed itself
+    assert state.memory.seen.count.tolist() == [1, 1]  # but its probabilities are known
     assert state.path.count.tolist() == state.step.tolist() == state.queries.tolist() == [0, 0]
-    assert state.tried.shape == state.helped.shape == (2, 7)
-    assert not state.tried.any()
+    assert state.memory.tried.shape == state.memory.helped.shape == (2, 7)
+    assert not state.memory.tried.any()
     assert torch.equal(state.images, state.origin)
 
 
 def test_first_mutations_are_drawn_by_run_seed_and_id():
     kernel, n = make_kernel("dflare"), 700
     outputs = answers([[0.9, 0.1]] * n, [[0.9, 0.1]] * n)
-    first = kernel.init(0, torch.arange(n), images(n=n), outputs).last
-    again = kernel.init(0, torch.arange(n).flip(0), images(n=n), outputs).last.flip(0)
+    first = kernel.init(0, torch.arange(n), images(n=n), outputs).memory.last
+    again = kernel.init(0, torch.arange(n).flip(0), images(n=n), outputs).memory.last.flip(0)
     assert torch.equal(first, again)
-    assert not torch.equal(first, kernel.init(1, torch.arange(n), images(n=n), outputs).last)
+    assert not torch.equal(first, kernel.init(1, torch.arange(n), images(n=n), outputs).memory.last)
     assert torch.bincount(first, minlength=7).min() > 60  # 100 expected, sigma 9.3
 
 
@@ -65,10 +67,10 @@ def test_a_candidate_is_accepted_when_its_fitness_does_not_fall():
     kernel = make_kernel("no-novelty")
     state = told(kernel, start(kernel), 101, answers([[0.9, 0.1]] * 2, [[0.7, 0.3], [0.9, 0.1]]))
     assert state.images.flatten(1)[:, 0].tolist() == [101, 101]  # better, and equal
-    torch.testing.assert_close(state.fitness, torch.tensor([0.2, 0.0]))
+    torch.testing.assert_close(state.memory.fitness, torch.tensor([0.2, 0.0]))
     state = told(kernel, state, 102, answers([[0.9, 0.1]] * 2, [[0.8, 0.2], [0.8, 0.2]]))
     assert state.images.flatten(1)[:, 0].tolist() == [101, 102]  # worse, and better
-    torch.testing.assert_close(state.fitness, torch.tensor([0.2, 0.1]))
+    torch.testing.assert_close(state.memory.fitness, torch.tensor([0.2, 0.1]))
 
 
 def test_everything_is_counted_by_chain():
@@ -77,11 +79,14 @@ def test_everything_is_counted_by_chain():
     for choice, second in ((2, [0.7, 0.3]), (4, [0.8, 0.2]), (5, [0.6, 0.4])):  # accepted, refused, accepted
         outputs = answers([[0.9, 0.1]] * 2, [[0.9, 0.1], second])
         state, info = kernel.update(state, images(101), torch.tensor([3, choice]), outputs)
-        assert state.last.tolist() == [3, choice]  # tried last, accepted or not
-    assert state.tried.tolist() == [[0, 0, 0, 3, 0, 0, 0], [0, 0, 1, 0, 1, 1, 0]]
-    assert state.helped.tolist() == [[0, 0, 0, 3, 0, 0, 0], [0, 0, 1, 0, 0, 1, 0]]
+        assert state.memory.last.tolist() == [3, choice]  # tried last, accepted or not
+    assert state.memory.tried.tolist() == [[0, 0, 0, 3, 0, 0, 0], [0, 0, 1, 0, 1, 1, 0]]
+    assert state.memory.helped.tolist() == [[0, 0, 0, 3, 0, 0, 0], [0, 0, 1, 0, 0, 1, 0]]
     assert state.step.tolist() == state.queries.tolist() == [3, 3]
-    assert [path.tolist() for path in state.path.lists()] == [[[1, 3], [2, 3], [3, 3]], [[1, 2], [3, 5]]]
+    assert [path.tolist() for path in state.path.lists()] == [
+        [[1, 3, WHOLE], [2, 3, WHOLE], [3, 3, WHOLE]],
+        [[1, 2, WHOLE], [3, 5, WHOLE]],
+    ]
     assert info.accepted.tolist() == [True, True]
     assert info.deviates.tolist() == [False, False]
     assert info.choice.tolist() == [3, 5]
@@ -103,7 +108,7 @@ def test_a_deviation_is_accepted_however_low_its_fitness():
     )
     assert info.deviates.tolist() == info.accepted.tolist() == [True, False]
     assert state.images.flatten(1)[:, 0].tolist() == [7, 100]
-    assert [path.tolist() for path in state.path.lists()] == [[[1, 1]], []]
+    assert [path.tolist() for path in state.path.lists()] == [[[1, 1, WHOLE]], []]
 
 
 def test_a_bonus_once_earned_stays_in_the_bar():
@@ -111,21 +116,21 @@ def test_a_bonus_once_earned_stays_in_the_bar():
     better = answers([[0.6, 0.4]] * 2, [[0.51, 0.49]] * 2)  # divergence 0.09 instead of 0.03, but near the former
     published, plain = make_kernel("dflare"), make_kernel("no-novelty")
     state = told(published, start(published), 101, new)
-    torch.testing.assert_close(state.fitness, torch.tensor([1.03, 1.03]))
-    assert state.seen.count.tolist() == [2, 2]
+    torch.testing.assert_close(state.memory.fitness, torch.tensor([1.03, 1.03]))
+    assert state.memory.seen.count.tolist() == [2, 2]
     refused = told(published, state, 102, better)
     assert refused.images.flatten(1)[:, 0].tolist() == [101, 101]
-    assert refused.seen.count.tolist() == [2, 2]
+    assert refused.memory.seen.count.tolist() == [2, 2]
     accepted = told(plain, told(plain, start(plain), 101, new), 102, better)
     assert accepted.images.flatten(1)[:, 0].tolist() == [102, 102]
 
 
 def test_what_was_refused_is_known_all_the_same():
-    kernel = Kernel([*MUTATIONS.values()], selection.uniform, fitness.divergence, fitness.not_worse)
+    kernel = Walk([*MUTATIONS.values()], selection.uniform, fitness.divergence, fitness.not_worse)
     state = start(kernel, answers([[0.9, 0.1]] * 2, [[0.6, 0.4]] * 2))
     state = told(kernel, state, 101, answers([[0.1, 0.9]] * 2, [[0.11, 0.89]] * 2))
     assert state.images.flatten(1)[:, 0].tolist() == [100, 100]
-    assert state.seen.count.tolist() == [2, 2]
+    assert state.memory.seen.count.tolist() == [2, 2]
 
 
 def test_scores_steer_the_choice():
@@ -135,7 +140,8 @@ def test_scores_steer_the_choice():
     state = kernel.init(0, torch.arange(n), images(n=n), outputs)
     good = torch.tensor([0.0, 1.0]).expand(n, 2)
     last = torch.ones(n, dtype=torch.int64)
-    _, choice = kernel.propose(0, replace(state, tried=torch.ones(n, 2), helped=good, last=last))
+    memory = replace(state.memory, tried=torch.ones(n, 2), helped=good, last=last)
+    _, choice = kernel.propose(0, replace(state, memory=memory))
     assert abs(float((choice == 1).float().mean()) - 2 / 3) < 5 * (2 / 9 / n) ** 0.5  # weights 1 and 1/2
 
 
@@ -167,7 +173,7 @@ def test_chains_joined_go_on_as_they_would_apart():
     both = one.join(start(kernel))
     assert len(both) == 4
     assert both.seed.tolist() == [11, 22, 11, 22]
-    assert both.seen.count.tolist() == [2, 2, 1, 1]
+    assert both.memory.seen.count.tolist() == [2, 2, 1, 1]
     assert torch.equal(kernel.propose(0, both)[0][:2], kernel.propose(0, one)[0])
 
 
@@ -176,7 +182,7 @@ def test_floats_are_refused_as_seed_images():
         make_kernel("dflare").init(0, IDS, images().float(), SURE)
 
 
-@pytest.mark.parametrize("strategy", ["dflare", "random"])
+@pytest.mark.parametrize("strategy", ["dflare", "random", "dflare-released", "margin", "boundary-walk"])
 def test_replay_makes_every_image_again_from_its_seed(strategy, toy_pair, noise_seeds):
     kernel = make_kernel(strategy)
     lengths = []

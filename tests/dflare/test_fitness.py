@@ -24,6 +24,20 @@ def test_divergence_alone_gives_nothing_for_what_is_new():
 )
 def test_acceptance_of_better_equal_and_worse(accept, expected):
     candidate, current = torch.tensor([0.2, 0.1, 0.1]), torch.tensor([0.1, 0.1, 0.2])
-    accepted = accept(candidate, current)
+    accepted = accept(candidate, current, torch.zeros(3, dtype=torch.bool))
     assert accepted.dtype == torch.bool
     assert accepted.tolist() == expected
+
+
+def test_the_authors_code_accepts_any_change_and_whatever_is_new():
+    candidate, bar = torch.tensor([0.2, 0.1, 0.1005, 0.1005]), torch.tensor([0.1, 0.2, 0.1, 0.1])
+    novel = torch.tensor([False, False, False, True])
+    assert fitness.changed(candidate, bar, novel).tolist() == [True, True, False, True]
+    assert fitness.nothing(OUTPUTS, NOVEL).tolist() == [0, 0, 0]
+
+
+def test_closeness_is_minus_the_smaller_score_margin():
+    outputs = Outputs(
+        torch.tensor([[5.0, 1.0, 0.0], [2.0, 2.0, 0.0]]), torch.tensor([[3.0, 2.0, 0.0], [0.0, 9.0, 1.0]])
+    )
+    assert fitness.closeness(outputs, NOVEL[:2]).tolist() == [-1, 0]

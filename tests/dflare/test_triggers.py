@@ -29,7 +29,7 @@ def found(toy_pair, noise_seeds) -> TriggerSet:
 
 def by_hand(images: Tensor, seed_images: Tensor) -> TriggerSet:
     n = len(images)
-    scores, path = torch.zeros(n, 2), ragged.empty(n, 2, dtype=torch.int32)
+    scores, path = torch.zeros(n, 2), ragged.empty(n, 3, dtype=torch.int32)
     sides = torch.arange(n, dtype=torch.uint8) % 3
     return TriggerSet(torch.arange(n), sides, seed_images, images, scores, scores, torch.arange(n), path)
 

@@ -124,7 +124,7 @@ def save_triggers(folder: Path, margins: list[float], seed: int = 0) -> None:
         trigger_original=original,
         trigger_compressed=compressed,
         trigger_queries=np.arange(n, dtype=np.int32) + 1,
-        trigger_path=np.zeros((2 * n, 2), dtype=np.int32),
+        trigger_path=np.zeros((2 * n, 3), dtype=np.int32),
         trigger_path_lengths=np.full(n, 2, dtype=np.int64),
         ended_seeds=np.arange(n),
     )
