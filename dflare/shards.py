@@ -57,6 +57,7 @@ class Shards:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(f".triggers-{rank}-*.tmp"):
             leftover.unlink()
+        self._number = 1 + max((int(p.stem.split("-")[2]) for p in folder.glob(f"triggers-{rank}-*.npz")), default=-1)
 
     def add(self, side: Side, ended: Ended) -> None:
         """Keep chains that ended; those that ran out of time are left for the continued run."""
@@ -71,14 +72,17 @@ class Shards:
             self.flush()
 
     def flush(self) -> None:
-        """Write out what waits, atomically: temporary name, fsync, rename."""
-        if not self._waiting:
+        """Write out what waits, atomically: temporary name, fsync, rename.
+
+        What is being written no longer waits: an interrupt here may lose it, the continued run searches it again, but
+        no chain is ever written twice.
+        """
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
             return
-        number = 1 + max(
-            (int(p.stem.split("-")[2]) for p in self.folder.glob(f"triggers-{self.rank}-*.npz")), default=-1
-        )
-        arrays = _ended_arrays(self._waiting)
-        found = [TriggerSet.of(e, side) for side, e in self._waiting if e.ending is Ending.deviated]
+        number, self._number = self._number, self._number + 1
+        arrays = _ended_arrays(waiting)
+        found = [TriggerSet.of(e, side) for side, e in waiting if e.ending is Ending.deviated]
         if found:
             arrays |= concatenate(found).arrays()
         temporary = self.folder / f".triggers-{self.rank}-{number}.tmp"
@@ -87,7 +91,7 @@ class Shards:
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(self.folder / f"triggers-{self.rank}-{number}.npz")
-        self._waiting = []
+        _sync(self.folder)
 
 
 def read_endings(folder: Path) -> Endings:
@@ -136,6 +140,16 @@ def write_index(folder: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(folder / "index.jsonl")
+    _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder last, not only what is in the files."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _ended_arrays(waiting: list[tuple[Side, Ended]]) -> dict[str, np.ndarray]:
