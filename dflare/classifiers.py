@@ -40,6 +40,12 @@ class Outputs(NamedTuple):
         return self.original.argmax(-1), self.compressed.argmax(-1)
 
     @property
+    def shared_label(self) -> Tensor:
+        """First class that is a top-scoring one of both models, (n,) int64; the original's label where they deviate."""
+        shared = _top(self.original) & _top(self.compressed)
+        return torch.where(shared.any(-1), shared.int().argmax(-1), self.original.argmax(-1))
+
+    @property
     def deviates(self) -> Tensor:
         """Whether the sets of top-scoring classes are disjoint, (n,) bool."""
         return ~(_top(self.original) & _top(self.compressed)).any(-1)
@@ -83,7 +89,9 @@ class Outputs(NamedTuple):
             others = scores.scatter(-1, label[:, None], -torch.inf).amax(-1, keepdim=True)
             margins.append(own.double() - others.double())
         both = torch.cat(margins, dim=-1)
-        return torch.where(both.isinf() & both.flip(-1).isfinite(), both.flip(-1), both.clamp(-_SURE, _SURE))
+        return torch.where(
+            both.isinf() & both.flip(-1).isfinite(), both.flip(-1), both.nan_to_num(posinf=_SURE, neginf=-_SURE)
+        )
 
     @property
     def joint(self) -> Tensor:

@@ -25,6 +25,11 @@ def join(first: Table, second: Table) -> Table:
     return type(first)(**{name: _joined(value, getattr(second, name)) for name, value in _columns(first)})
 
 
+def where(rows: Tensor, first: Table, second: Table) -> Table:
+    """The first's rows where `rows` (n,) bool, the second's elsewhere; for tables of tensors and of such tables."""
+    return type(first)(**{name: _chosen(rows, value, getattr(second, name)) for name, value in _columns(first)})
+
+
 def _columns(table: Any) -> list[tuple[str, Any]]:
     return [(field.name, getattr(table, field.name)) for field in fields(table)]
 
@@ -43,3 +48,9 @@ def _joined(first: Any, second: Any) -> Any:
     if isinstance(first, Ragged):
         return ragged.concatenate(first, second)
     return None if first is None else join(first, second)
+
+
+def _chosen(rows: Tensor, first: Any, second: Any) -> Any:
+    if isinstance(first, Tensor):
+        return torch.where(rows.view(-1, *[1] * (first.ndim - 1)), first, second)
+    return where(rows, first, second)

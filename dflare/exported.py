@@ -1,7 +1,9 @@
 """Black boxes from `.pt2` files, PyTorch's exported programs."""
 
+import importlib
 import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
@@ -26,6 +28,7 @@ def load_program(path: Path) -> ExportedProgram:
     if not any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):
         raise InputError(f"expected an exported PyTorch program (.pt2) in {path}, but the archive holds none")
     try:
+        _register_int8_operators()
         with warnings.catch_warnings():
             # torch 2.11 says so of its own buffers
             warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
@@ -39,6 +42,12 @@ def load_program(path: Path) -> ExportedProgram:
     if len(shape) != 4:
         raise InputError(f"the model in {path} must take images (n, channels, height, width), it takes {tuple(shape)}")
     return program
+
+
+def _register_int8_operators() -> None:
+    """Make torch know `quantized_decomposed`, the operators in int8 programs; it does only where they are imported."""
+    with suppress(ImportError):  # a torch that has given the module up knows them, or says that they are missing
+        importlib.import_module("torch.ao.quantization.fx._decomposed")
 
 
 def input_shape(program: ExportedProgram, path: Path) -> list[int | str]:

@@ -33,9 +33,9 @@ class References:
     def nearest(self, images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The `count` nearest references of another class than `labels` (n,) for images uint8 (n, c, h, w).
 
-        Their numbers (n, count) int64, the nearest first, and how many of them there really are (n,); what lies behind
-        means nothing. Distances are Euclidean between sketches, in whole numbers, so ties and order never depend
-        on the batch.
+        Their numbers int64 (n, count), or (n, k) where k is less, the nearest first, and how many of them there
+        really are (n,); what lies behind means nothing. Distances are Euclidean between sketches, in whole numbers, so
+        ties and order never depend on the batch.
         """
         ours, theirs = sketch(images), self._sketches
         apart = theirs.square().sum(-1) - 2 * (ours @ theirs.T)  # and |ours|^2, the same for all

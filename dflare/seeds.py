@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dflare.classifiers import check_images
+from dflare.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,15 @@ class Seeds:
     def take(self, rows: Tensor | slice) -> "Seeds":
         """Some of the seeds, selected by mask, index or slice."""
         return Seeds(self.images[rows], self.ids[rows], None if self.labels is None else self.labels[rows])
+
+    def share(self, rank: int, world: int) -> "Seeds":
+        """Every `world`-th seed, from place `rank` on: the shares of ranks 0 to world - 1 hold each seed once.
+
+        Raises `InputError` for a rank that is not in [0, world).
+        """
+        if not 0 <= rank < world:
+            raise InputError(f"rank must be in [0, world), got rank {rank} of {world}")
+        return self.take(slice(rank, None, world))
 
 
 def pixel_hash(images: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def forgetful(last: Tensor, scores: Tensor, draws: Draws) -> Tensor:
     the draw is uniform, as theirs is before the first acceptance.
     """
     p = 1 / scores.shape[-1]
-    return _weighted((1 - p) ** (ranks(scores, draws).double() + 1), draws)
+    return _weighted((1 - p) ** ranks(scores, draws).double(), draws)  # the factor 1 - p common to all cancels
 
 
 def _weighted(weights: Tensor, draws: Draws) -> Tensor:

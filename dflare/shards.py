@@ -102,14 +102,37 @@ def read_endings(folder: Path) -> Endings:
     return Endings(*(column[order] for column in columns))
 
 
-def read_triggers(folder: Path) -> TriggerSet | None:
-    """All triggers of the folder, ordered by side and seed, None where there are none."""
+def read_triggers(folder: Path, shrunk: bool = True) -> TriggerSet | None:
+    """All triggers of the folder, ordered by side and seed, None where there are none.
+
+    Those that `write_shrunk` has written take the place of those that were found, unless `shrunk` is False.
+    """
     shards = [_read(path) for path in _paths(folder)]
     sets = [TriggerSet.from_arrays(shard) for shard in shards if "trigger_seeds" in shard]
     if not sets:
         return None
     found = concatenate(sets)
-    return found.take(_order(found.sides, found.seeds))
+    found = found.take(_order(found.sides, found.seeds))
+    nearer = read_shrunk(folder) if shrunk else None
+    return found if nearer is None else found.replaced(nearer)
+
+
+def read_shrunk(folder: Path) -> TriggerSet | None:
+    """The shrunk triggers in the folder, None where there are none."""
+    sets = [TriggerSet.load(path) for path in sorted(folder.glob("shrunk-*.npz"))]
+    return concatenate(sets) if sets else None
+
+
+def write_shrunk(folder: Path, triggers: TriggerSet, rank: int = 0) -> None:
+    """Add shrunk triggers to the folder in a file of their own, whole or not at all."""
+    number = sum(1 for _ in folder.glob(f"shrunk-{rank}-*.npz"))
+    temporary = folder / f".shrunk-{rank}-{number}.tmp"
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, **triggers.arrays())  # type: ignore[arg-type]
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(folder / f"shrunk-{rank}-{number}.npz")
+    _sync(folder)
 
 
 def shard_side(path: Path) -> Side:
@@ -130,6 +153,7 @@ def write_index(folder: Path) -> None:
                 "original": int(original[row]),
                 "compressed": int(compressed[row]),
                 "queries": int(found.queries[row]),
+                "shrink_queries": int(found.shrink_queries[row]),
                 "path": paths[row].tolist(),
                 **{name: round(float(distance[row]), 6) for name, distance in distances.items()},
             }

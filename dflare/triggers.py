@@ -37,7 +37,8 @@ class TriggerSet:
     original: Tensor  # (n, classes) float32, the original's scores on the triggers
     compressed: Tensor  # (n, classes) float32, those of the compressed model that was searched
     queries: Tensor  # (n,) int64
-    path: Ragged  # (n, length, 3) int32, step, choice and position of every accepted candidate, the trigger's own last
+    shrink_queries: Tensor  # (n,) int64, asked to bring the trigger nearer to its seed; 0 where that was not tried
+    path: Ragged  # (n, length, 3) int32, step, choice and position of every accepted candidate, up to the one found
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -49,6 +50,16 @@ class TriggerSet:
     def side(self, side: Side) -> Self:
         """The triggers whose seeds are on that side."""
         return self.take(self.sides == int(side))
+
+    def replaced(self, other: Self) -> Self:
+        """The set with the other's triggers in place of those of the same side and seed."""
+        places = {key: row for row, key in enumerate(other.identities())}
+        rows = [places.get(key, len(other) + row) for row, key in enumerate(self.identities())]
+        return columns.join(other, self).take(torch.tensor(rows, dtype=torch.int64))
+
+    def identities(self) -> list[tuple[int, int]]:
+        """Side and seed of each trigger, which no two triggers of one search share."""
+        return list(zip(self.sides.tolist(), self.seeds.tolist(), strict=True))
 
     def verify(self, pair: ModelPair) -> Tensor:
         """Whether each trigger deviates for a (freshly opened) pair, asked alone, (n,) bool."""
@@ -79,6 +90,7 @@ class TriggerSet:
             outputs.original.float().cpu(),
             outputs.compressed.float().cpu(),
             chains.queries.cpu(),
+            torch.zeros(len(chains), dtype=torch.int64),
             Ragged(chains.path.values.cpu(), chains.path.count.cpu()),
         )
 

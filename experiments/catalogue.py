@@ -51,7 +51,10 @@ NETWORKS: dict[str, Network] = {
 }
 """<data>-<network> -> how it is made."""
 
-FORMS = ("distilled", "pruned", "int8")
+ENDINGS = {"distilled": ".pt2", "pruned": ".pt2", "int8": ".onnx"}
+"""Compressed form -> ending of its file; the originals are `.pt2`."""
+
+FORMS = tuple(ENDINGS)
 
 IMAGENET_NETWORKS = ("inception_v3", "resnet50", "resnext101")
 """Pretrained pairs, opened by `experiments.imagenet`; they are no files and come in int8 only."""
@@ -66,6 +69,14 @@ def pair_names() -> tuple[str, ...]:
 def is_imagenet(name: str) -> bool:
     """Whether the pair is one of the pretrained ImageNet ones, which are opened and not built."""
     return name in pair_names() and name.startswith("imagenet-")
+
+
+def files_of(name: str) -> tuple[str, ...]:
+    """Names of the original's and the compressed model's file; none for a pair that is no files."""
+    if is_imagenet(name):
+        return ()
+    form = name.rsplit("-", 1)[1]
+    return "original.pt2", form + ENDINGS[form]
 
 
 def data_of(name: str) -> str:

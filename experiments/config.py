@@ -8,11 +8,18 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Pair:
-    """Which two models: one of the zoo by name, or two files (.pt2, .onnx)."""
+    """Which two models: one of the zoo by name, or two files (.pt2, .onnx, .tflite).
+
+    Two files are shown (x * input_scale - input_mean) / input_std, x in [0, 1]; mean and std have one number or one a
+    channel. A pair that is shown anything but x can be searched, not repaired.
+    """
 
     name: str | None = None
     original: str | None = None
     compressed: str | None = None
+    input_scale: float = 1.0
+    input_mean: list[float] | None = None
+    input_std: list[float] | None = None
     download: bool = False  # may pretrained weights be fetched (ImageNet models of the zoo)
 
 
@@ -48,6 +55,23 @@ class SearchSettings:
     max_queries: int = 1000  # a chain
     max_seconds: float | None = None  # a search of one side; what is unfinished is taken up again by the next run
     batch_size: int = 256  # images shown to the models at once
+    max_l_inf: float | None = None  # greatest distance of a candidate from its seed, on [0, 1]; null: no limit
+    max_l_2: float | None = None  # the same, Euclidean
+    min_ssim: float | None = None  # least structural similarity, in (0, 1)
+    shrink: bool = False  # bring found triggers as near to their seeds as they still deviate
+    shrink_queries: int = 500  # questions for each, counted apart
+
+
+@dataclass
+class Verify:
+    """How found triggers are asked again, one at a time and in a fresh process; no runtimes: not at all.
+
+    A runtime is a way to compute with the same file: `default` (as the search asked), `unoptimized` (.onnx), `builtin`
+    and `reference` (.tflite). A file whose format lacks it is asked as by default.
+    """
+
+    runtimes: list[str] = field(default_factory=lambda: ["default"])
+    repeats: int = 3  # how often each trigger is asked; 1 says nothing about determinism
 
 
 @dataclass
@@ -92,10 +116,10 @@ class Gate:
 
 @dataclass
 class TrainerSettings:
-    """Where search and repair run (names of Lightning)."""
+    """How many workers search, and where (names of Lightning); the repair runs on the first. See docs/scale.md."""
 
     accelerator: str = "cpu"
-    devices: int = 1
+    devices: int = 1  # workers on each node
     num_nodes: int = 1
 
 
@@ -107,12 +131,13 @@ class Config:
     data: Data = field(default_factory=Data)
     split: Split = field(default_factory=Split)
     search: SearchSettings = field(default_factory=SearchSettings)
+    verify: Verify = field(default_factory=Verify)
     repair: RepairSettings = field(default_factory=RepairSettings)
     probe: Probe = field(default_factory=Probe)
     loop: Loop = field(default_factory=Loop)
     gate: Gate = field(default_factory=Gate)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     seed: int = 0
-    threads: int | None = None  # of torch, null: as many as there are cores
+    threads: int | None = None  # of torch, null: as many as there are cores, shared by the workers of a node
     run_dir: str | None = None  # null: runs/<pair>
     fast_dev: bool = False  # two batches, eight seeds: does everything run? claims nothing

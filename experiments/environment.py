@@ -20,6 +20,7 @@ PACKAGES = (
     "scikit-learn",
     "onnx",
     "onnxruntime",
+    "ai-edge-litert",
 )
 
 
@@ -40,8 +41,9 @@ def environment(models: dict[str, Path]) -> dict[str, Any]:
 
 def fingerprint(path: Path) -> dict[str, Any]:
     """Name, size in bytes and SHA-256 of a model file, and the runtime that answers for it."""
-    runtime = {".pt2": "torch", ".onnx": "onnxruntime"}.get(path.suffix, "unknown")
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": file_hash(path), "runtime": runtime}
+    from dflare.opening import runtime_of  # brings torch along
+
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": file_hash(path), "runtime": runtime_of(path)}
 
 
 def file_hash(path: Path) -> str:

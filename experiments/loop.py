@@ -13,9 +13,10 @@ from experiments.judging import agrees_on_clean
 from experiments.records import record
 from experiments.repairing import read_training, train_model
 from experiments.run import Run, Standing, images_of
-from experiments.searching import check_hope, inherit_search, search_side
+from experiments.searching import check_hope, inherit_search
 from experiments.terminal import say
 from experiments.trial import Model, to_line
+from experiments.verifying import verify
 from repair import metrics
 
 JUDGE_FIRST = (Side.judge, Side.validate, Side.train)
@@ -34,9 +35,17 @@ def search(run: Run) -> None:
         # the judge side is searched with the same draws every time, the others with new ones each round
         seed = run.settings.seed if side is Side.judge else run.round_seed(now.number)
         label = f"round {now.number}: search, {side.name} side"
-        search_side(run.subject, run.settings, model, folder, side, seed, label)
+        run.search(model, folder, side, seed, label)
         if now.number == 0 and not run.settings.fast_dev:  # hardly trained models need not agree on anything
             check_hope(folder, side)
+    verify_round(run, now.number)
+
+
+def verify_round(run: Run, number: int) -> None:
+    """Ask the triggers of a round again, in a fresh process and under each of `verify.runtimes` not asked yet."""
+    model = run.standing(number).model if run.subject.files else None
+    folder = run.folder.round(number) / "triggers"
+    verify(run.subject, run.settings, model, folder, f"round {number}: verification")
 
 
 def repair(run: Run) -> None:
@@ -87,6 +96,8 @@ def retest(run: Run) -> None:
 def headline(run: Run) -> None:
     """Write `headline.json`: the model as handed in against the final one, and the placebo of all steps."""
     rounds = run.folder.rounds()
+    for number in range(len(rounds)):  # by other kernels, where they were named after the round
+        verify_round(run, number)
     kept = [number for number, finished in enumerate(rounds) if not finished["rolled_back"]]
     first = run.folder.round(0)
     start = Model(run.subject.compressed_file(), first / "triggers")
@@ -111,7 +122,11 @@ def headline(run: Run) -> None:
 
 
 def loop(run: Run) -> None:
-    """Round after round until `loop.rounds` are done, then the headline."""
+    """Round after round until `loop.rounds` are done, then the headline.
+
+    Raises `InputError` before any work for a compressed model that can only be searched.
+    """
+    run.subject.compressed_file()
     while run.standing().number < run.settings.loop.rounds:
         search(run)
         repair(run)

@@ -3,12 +3,15 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, redirect_stderr
+from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dflare.errors import InputError, OutOfTime
 from experiments.config import Config
 from experiments.settings import load_config, to_yaml
+from experiments.workers import LostWorker, Place, find_place, leave, may_lead
 
 if TYPE_CHECKING:
     from experiments.run import Run
@@ -26,29 +29,44 @@ exit codes:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; the exit code of `dflare`."""
-    options = _parse(arguments)
+    """Run one verb; the exit code of `dflare`. Of the workers of a run only the first says anything."""
+    with nullcontext() if may_lead() else redirect_stderr(StringIO()):
+        options = _parse(arguments)
+    place: Place | None = None
     try:
         if options.verb == "report":
             return _report(Path(options.run_dir.removeprefix("run_dir=")))
         settings = load_config(options.settings)
-        if options.print_config:
-            print(to_yaml(settings), end="")
-            return 0
-        return _VERBS[options.verb](settings)
+        place = find_place(settings.trainer)
+        return _run(options, settings, place)
     except InputError as error:
-        print(f"dflare: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        said, code = f"error: {' '.join(str(error).split())}", 2
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        print(f"dflare: error: a file could not be read or written: {error.strerror or error}{where}", file=sys.stderr)
-        return 2
-    except OutOfTime as ending:
-        print(f"dflare: {ending}", file=sys.stderr)
-        return 130
+        said, code = f"error: a file could not be read or written: {error.strerror or error}{where}", 2
+    except (OutOfTime, LostWorker) as ending:
+        said, code = str(ending), 130
     except KeyboardInterrupt:
-        print("dflare: interrupted; run the same command to continue", file=sys.stderr)
-        return 130
+        said, code = "interrupted; run the same command to continue", 130
+    if place is not None or may_lead():
+        print(f"dflare: {said}", file=sys.stderr)
+    return leave(code, place or Place())
+
+
+def _run(options: argparse.Namespace, settings: Config, place: Place) -> int:
+    """Lead the run, or help to search in it."""
+    if options.print_config:
+        if place.rank == 0:
+            print(to_yaml(settings), end="")
+        return 0
+    verb, arguments = _VERBS[options.verb], [options.verb, *options.settings]
+    if not verb.searches:
+        return verb.run(settings, Place(), arguments) if place.rank == 0 else 0
+    if place.rank > 0:
+        from experiments.serving import serve
+
+        serve(settings, place, arguments)
+    return leave(verb.run(settings, place, arguments), place)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -84,20 +102,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _staged(stages: Callable[["Run"], int | None]) -> Callable[[Config], int]:
+class Verb(NamedTuple):
+    """What the leader of a run does."""
+
+    run: Callable[[Config, Place, Sequence[str]], int]  # with the arguments for the workers that it starts
+    searches: bool  # with all workers
+
+
+def _staged(stages: Callable[["Run"], int | None]) -> Callable[[Config, Place, Sequence[str]], int]:
     """A verb that works in the run folder of its settings."""
 
-    def verb(settings: Config) -> int:
+    def verb(settings: Config, place: Place, arguments: Sequence[str]) -> int:
+        from experiments.crew import joined
         from experiments.process import prepare
         from experiments.run import Run
         from experiments.runfolder import open_run, write_environment
         from experiments.subject import make_subject
 
-        prepare(settings)
-        with open_run(settings) as folder:
+        prepare(settings, place.here)
+        with joined(place, arguments) as crew, open_run(settings) as folder:
             subject = make_subject(settings, progress=sys.stderr.isatty())
             write_environment(folder, subject.files, subject.fingerprints())
-            return stages(Run(subject, settings, folder)) or 0
+            return stages(Run(subject, settings, folder, crew)) or 0
 
     return verb
 
@@ -136,7 +162,12 @@ def _loop(run: "Run") -> int:
     return _report(run.folder.path)
 
 
-_VERBS = {"search": _search, "repair": _repair, "retest": _retest, "loop": _loop}
+_VERBS = {
+    "search": Verb(_search, searches=True),
+    "repair": Verb(_repair, searches=False),
+    "retest": Verb(_retest, searches=True),
+    "loop": Verb(_loop, searches=True),
+}
 
 
 def _report(folder: Path) -> int:
@@ -145,3 +176,7 @@ def _report(folder: Path) -> int:
     report = write_report(folder)
     print(summary_text(report))
     return 0 if report["gate"]["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -18,6 +18,7 @@ from experiments.pictures import write_pictures
 from experiments.report_markdown import ALL_ROLLED_BACK, markdown
 from experiments.report_rows import comparison, short
 from experiments.report_schema import conform
+from experiments.report_verification import add_verification, doubts
 from repair.metrics import plain
 
 SCHEMA_VERSION = 1
@@ -50,6 +51,7 @@ def summary_text(report: Mapping[str, Any]) -> str:
     if headline is not None:
         sentences.append(headline["beats_placebo_words"] or "No placebo was run.")
         sentences += [ALL_ROLLED_BACK] if headline["rolled_back"] else []
+    sentences += doubts(report["rounds"])
     for sentence in sentences:
         lines += wrap(_line(sentence), WIDTH, initial_indent="  ", subsequent_indent="    ")
     if headline is not None:
@@ -97,7 +99,8 @@ def _settings(path: Path) -> dict[str, Any]:
 
 def _rounds(path: Path) -> list[dict[str, Any]]:
     names = ((f"{path} line {number}", line) for number, line in enumerate(read_lines(path), start=1))
-    return [conform(parse_json(line, where), "Round", where) for where, line in names if line.strip()]
+    rounds = [conform(parse_json(line, where), "Round", where) for where, line in names if line.strip()]
+    return [add_verification(entry, path.parent / f"round-{n:02d}" / "triggers") for n, entry in enumerate(rounds)]
 
 
 def _headline(path: Path) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments.pictures import Picture
 from experiments.report_rows import SHARE, comparison, dig, full, short
+from experiments.report_verification import HEADER, verification_rows
 from repair.verdict import percent
 
 ALL_ROLLED_BACK = (
@@ -35,6 +36,7 @@ def markdown(report: Mapping[str, Any], pictures: Sequence[Picture], settings: s
         _comparison(headline) if headline else [],
         _rounds(report["rounds"]),
         _searches(report["rounds"], headline),
+        _verifications(report["rounds"]),
         _pictures(pictures),
         _environment(report, settings),
     ]
@@ -143,6 +145,17 @@ def _search_rows(outcomes: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[
                     full(SHARE, figures["success_rate"]),
                     *(short("queries", quantile) for quantile in quantiles),
                 )
+
+
+def _verifications(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = [[escape(cell) for cell in row] for row in verification_rows(rounds)]
+    words = (
+        "Every trigger asked again, alone, from its saved image, by freshly opened models in a new process. *deviate*: "
+        "every time it was asked; *tied*: different answers among equally high scores; *agree*: the same answer at "
+        "least once, so no trigger here; *changed*: scores that were not the same to the last bit every time, of a "
+        "model that is not deterministic."
+    )
+    return ["## Verification", "", words, "", *table(HEADER, rows)] if rows else []
 
 
 def _pictures(pictures: Sequence[Picture]) -> list[str]:

@@ -9,6 +9,7 @@ from dflare.errors import InputError
 from dflare.shards import read_endings
 from dflare.triggers import Side, TriggerSet
 from experiments.config import Config
+from experiments.crew import ALONE, Crew
 from experiments.oracle import Oracle
 from experiments.runfolder import RunFolder
 from experiments.searching import search_side, side_seeds, triggers_of
@@ -29,14 +30,14 @@ class Standing:
 class Run:
     """What every stage of a run works with; all that lasts is in the run folder."""
 
-    def __init__(self, subject: Subject, settings: Config, folder: RunFolder) -> None:
-        self.subject, self.settings, self.folder = subject, settings, folder
+    def __init__(self, subject: Subject, settings: Config, folder: RunFolder, crew: Crew = ALONE) -> None:
+        self.subject, self.settings, self.folder, self.crew = subject, settings, folder, crew
         self.oracle = Oracle(subject, settings.probe.images)
         self.bench = Bench(self.oracle, settings, folder.path)
 
-    def standing(self) -> Standing:
-        """What comes next, from the rounds that are finished."""
-        rounds = self.folder.rounds()
+    def standing(self, done: int | None = None) -> Standing:
+        """What comes next, from the rounds that are finished, or what came next when only `done` of them were."""
+        rounds = self.folder.rounds()[:done]
         model, searched = self.subject.files.get("compressed", Path()), None
         for number, finished in enumerate(rounds):
             if finished["rolled_back"]:
@@ -51,7 +52,11 @@ class Run:
 
     def search_judge(self, model: Model, label: str) -> None:
         """The fresh search: judge seeds, the same draws whatever the model."""
-        search_side(self.subject, self.settings, model.file, model.search, Side.judge, self.settings.seed, label)
+        self.search(model.file, model.search, Side.judge, self.settings.seed, label)
+
+    def search(self, model: Path | None, folder: Path, side: Side, seed: int, label: str) -> None:
+        """Search one side against a compressed model, None for the one handed in, with all workers."""
+        search_side(self.subject, self.settings, model, folder, side, seed, label, self.crew)
 
     def model_file(self, number: int) -> Path:
         """The model that a round's repair made."""

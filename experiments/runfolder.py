@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from dflare.errors import InputError
 from experiments.config import Config
-from experiments.environment import environment
+from experiments.environment import environment, fingerprint
 from experiments.files import append_line, parse_json, read_json, read_lines, write_atomic
 from experiments.settings import as_dict, read_yaml, to_yaml
 
@@ -27,7 +27,10 @@ FREE = (
 )
 """Settings that may change between runs in one folder: they alter how long or where, not what is found."""
 
-FREE_GROUPS = ("gate", "trainer")
+FREE_GROUPS = ("gate", "trainer", "verify")
+
+LEAVING = 60.0
+"""Seconds within which workers leave whose leader is gone."""
 
 
 class RunFolder:
@@ -76,6 +79,7 @@ def open_run(settings: Config) -> Iterator[RunFolder]:
     except Timeout as error:
         raise InputError(f"another process is working in {folder}; wait for it or choose another run_dir") from error
     try:
+        _wait_for_workers(folder)
         if known.exists():
             _compare(known, settings)
         for leftover in [path for path in folder.rglob(".*.tmp*") if path.is_file()]:  # of a killed process
@@ -90,6 +94,23 @@ def open_run(settings: Config) -> Iterator[RunFolder]:
         lock.release()
 
 
+@contextmanager
+def as_worker(folder: Path, rank: int) -> Iterator[None]:
+    """Mark the folder as worked in by a worker that does not lead, lest it outlives its leader and meets a new one."""
+    with FileLock(folder / f".lock-{rank}", timeout=0):
+        yield
+
+
+def _wait_for_workers(folder: Path) -> None:
+    """Until the workers of a leader that was killed have left."""
+    for path in folder.glob(".lock-*"):
+        try:
+            with FileLock(path, timeout=LEAVING):
+                path.unlink()
+        except Timeout as error:
+            raise InputError(f"workers of a run that was stopped are still in {folder}; wait for them") from error
+
+
 def write_environment(run: RunFolder, models: dict[str, Path], images: dict[str, str]) -> None:
     """Write `environment.json` on the first run; the versions of a continued one are added beside it.
 
@@ -100,14 +121,24 @@ def write_environment(run: RunFolder, models: dict[str, Path], images: dict[str,
     if earlier is None:
         write_atomic(path, _json(now))
         return
+    _compare_inputs(run.path, earlier, now)
+    if _lasting(earlier) != _lasting(now):
+        write_atomic(path, _json({**earlier, "continued": [*earlier.get("continued", []), now]}))
+
+
+def check_same(folder: Path, models: dict[str, Path], images: dict[str, str]) -> None:
+    """Raise `InputError` when a worker has other models or images than the leader, who wrote `environment.json`."""
+    now = {"models": {name: fingerprint(path) for name, path in models.items()}, "images": images}
+    _compare_inputs(folder, read_json(folder / "environment.json"), now)
+
+
+def _compare_inputs(folder: Path, earlier: dict[str, Any], now: dict[str, Any]) -> None:
     for kind in ("models", "images"):
         changed = [key for key, value in now[kind].items() if earlier.get(kind, {}).get(key) != value]
         if changed:
             raise InputError(
-                f"the run folder {run.path} was begun with other {kind} ({', '.join(changed)}); choose another run_dir"
+                f"the run folder {folder} was begun with other {kind} ({', '.join(changed)}); choose another run_dir"
             )
-    if _lasting(earlier) != _lasting(now):
-        write_atomic(path, _json({**earlier, "continued": [*earlier.get("continued", []), now]}))
 
 
 def _forget(folder: Path) -> None:

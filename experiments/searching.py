@@ -3,39 +3,91 @@
 import shutil
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from dflare.chain import Kernel
 from dflare.classifiers import ModelPair
 from dflare.errors import InputError, OutOfTime
+from dflare.limits import Limits
 from dflare.references import References
 from dflare.search import Ending, Search
 from dflare.seeds import Seeds
-from dflare.shards import Shards, read_endings, read_triggers, shard_side, write_index
+from dflare.shards import Shards, read_endings, read_shrunk, read_triggers, shard_side, write_index, write_shrunk
 from dflare.strategies import find_strategy, make_kernel
 from dflare.triggers import Side, TriggerSet, concatenate
-from experiments.config import Config, SearchSettings
+from dflare.walk import anywhere
+from experiments.config import Config
+from experiments.crew import ALONE, Crew, Outcome
+from experiments.shrinking import limits_of, shrink_side
 from experiments.subject import Subject
 from experiments.terminal import quiet
+from experiments.twins import gradients_of
+from experiments.workers import Place
+
+SEEN_WITHIN = 90.0
+"""Seconds; NFS keeps a folder's listing for up to 60."""
+
+
+class Task(NamedTuple):
+    """A search of one side that all workers share."""
+
+    model: Path | None  # the compressed model, None for the one handed in
+    folder: Path
+    side: Side
+    seed: int
+    left: Tensor  # (n,) int64, ids of the seeds that no worker has searched yet
+    label: str
 
 
 def search_side(
-    subject: Subject, settings: Config, model: Path | None, folder: Path, side: Side, seed: int, label: str
+    subject: Subject,
+    settings: Config,
+    model: Path | None,
+    folder: Path,
+    side: Side,
+    seed: int,
+    label: str,
+    crew: Crew = ALONE,
 ) -> None:
     """Search a side's first seeds for deviations of a compressed model; chains already in the folder are kept.
 
-    Raises `OutOfTime` when `search.max_seconds` is over.
+    The leader calls it; the other workers are told. Raises `OutOfTime` when `search.max_seconds` is over,
+    `LostWorker` when a worker is gone, and what was wrong in another worker's share.
     """
-    options, seeds = settings.search, side_seeds(subject, settings, side)
-    shards = Shards(folder, largest=options.batch_size)
+    options, ids = settings.search, side_seeds(subject, settings, side).ids
+    folder.mkdir(parents=True, exist_ok=True)
     done = read_endings(folder).side(side).seeds
-    left = seeds.take(~torch.isin(seeds.ids, done))
+    task = crew.tell(Task(model, folder, side, seed, ids[~torch.isin(ids, done)], label))
+    late = search_share(subject, settings, task, crew.place)
+    outcomes = crew.hear(Outcome(late))
+    for outcome in outcomes:
+        if outcome.refusal is not None:
+            raise InputError(outcome.refusal)
+    if any(outcome.late for outcome in outcomes):
+        raise OutOfTime(f"search.max_seconds={options.max_seconds:g} is over; run the same command to continue")
+    if crew.place.world > 1:
+        _see_all(folder, side, ids)
+    write_index(folder)
+    if options.shrink:
+        pair, confirm = subject.pair(model), subject.pair(model, "confirm")
+        shrink_side(pair, confirm, options, folder, side, seed, f"{label}, shrinking")
+
+
+def search_share(subject: Subject, settings: Config, task: Task, place: Place) -> bool:
+    """Search one worker's share of the seeds that are left, into its own shards; whether time ran out."""
+    model, folder, side, seed, left, label = task
+    options, seeds = settings.search, side_seeds(subject, settings, side)
+    shards = Shards(folder, place.rank, options.batch_size)
+    share = seeds.take(torch.isin(seeds.ids, left)).share(place.rank, place.world)
+    done = len(seeds) - len(left)
     start = time.monotonic()
     pair = subject.pair(model)
     search = Search(
-        _kernel(pair, options, subject.sides[side]),
+        _kernel(pair, subject, settings, model, subject.sides[side]),
         pair,
         subject.pair(model, "confirm"),
         seed,
@@ -44,24 +96,48 @@ def search_side(
         lambda: options.max_seconds is not None and time.monotonic() - start > options.max_seconds,
     )
     late = False
-    with tqdm(total=len(seeds), initial=len(done), desc=label, unit="seed", disable=quiet()) as bar:
+    name = label if place.world == 1 else f"{label}, one of {place.world} workers"
+    with tqdm(total=done + len(share), initial=done, desc=name, unit="seed", disable=quiet()) as bar:
         try:
-            for ended in search.run([left] if len(left) else []):
+            for ended in search.run([share] if len(share) else []):
                 shards.add(side, ended)
                 late |= ended.ending is Ending.timed_out
                 bar.update(len(ended.chains))
         finally:
             shards.flush()
-    if late:
-        raise OutOfTime(f"search.max_seconds={options.max_seconds:g} is over; run the same command to continue")
-    write_index(folder)
+    return late
 
 
-def _kernel(pair: ModelPair, options: SearchSettings, side: Seeds) -> Kernel:
+def _see_all(folder: Path, side: Side, ids: Tensor) -> None:
+    """Wait until the other workers' shards can be read here: a network file system shows them with a delay.
+
+    Raises `InputError` when they do not appear.
+    """
+    end = time.monotonic() + SEEN_WITHIN
+    while not bool(torch.isin(ids, read_endings(folder).side(side).seeds).all()):
+        if time.monotonic() > end:
+            raise InputError(f"expected the results of all workers in {folder}; is run_dir where all nodes see it?")
+        time.sleep(1)
+
+
+def _kernel(pair: ModelPair, subject: Subject, settings: Config, model: Path | None, side: Seeds) -> Kernel:
     """The strategy's kernel; references are the side's own first images, so that no side learns from another."""
-    needed = find_strategy(options.strategy).references
-    references = References.ask(pair, side.images[: options.references], options.batch_size) if needed else None
-    return make_kernel(options.strategy, options.mutations, references=references)
+    options = settings.search
+    needed, references, gradients = find_strategy(options.strategy), None, None
+    if needed.references:
+        references = References.ask(pair, side.images[: options.references], options.batch_size)
+    if needed.gradients:
+        gradients = gradients_of(subject, settings.pair, model)
+    limits = limits_of(options)
+    hold = limits.hold if limits != Limits() else anywhere
+    return make_kernel(
+        options.strategy,
+        options.mutations,
+        hold=hold,
+        references=references,
+        gradients=gradients,
+        max_l_inf=options.max_l_inf,
+    )
 
 
 def side_seeds(subject: Subject, settings: Config, side: Side) -> Seeds:
@@ -91,6 +167,9 @@ def inherit_search(source: Path, target: Path) -> None:
     for path in sorted(source.glob("triggers-*.npz")):
         if shard_side(path) is Side.judge:
             shutil.copyfile(path, temporary / path.name)
+    nearer = read_shrunk(source)
+    if nearer is not None:
+        write_shrunk(temporary, nearer.side(Side.judge))
     temporary.rename(target)
 
 

@@ -12,7 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from dflare.errors import InputError
-from experiments.config import Config
+from dflare.preprocess import check_preprocessing
+from experiments.config import Config, Pair
 
 SHIPPED = "configs"
 
@@ -44,6 +45,7 @@ def complete(settings: Config) -> Config:
         raise InputError("expected either pair.name or pair.original and pair.compressed, got both")
     if named and settings.data.name is None:
         raise InputError("a pair of files needs data.name, one of digits, mnist, fashion_mnist, cifar10, imagefolder")
+    _check_input(settings.pair)
     if not named and settings.pair.name is None:
         settings.pair.name = "digits-cnn-pruned"
     if settings.run_dir is None:
@@ -60,6 +62,17 @@ def complete(settings: Config) -> Config:
     return settings
 
 
+def _check_input(pair: Pair) -> None:
+    """Raise `InputError` for a preprocessing that makes no sense, or for one of a pair of the zoo."""
+    numbers = pair.input_scale, pair.input_mean, pair.input_std
+    check_preprocessing(*numbers, prefix="pair.input_")
+    if pair.original is None and numbers != (1, None, None):
+        raise InputError(
+            "pair.input_scale, pair.input_mean and pair.input_std need pair.original and pair.compressed; "
+            "the models of the zoo take images in [0, 1]"
+        )
+
+
 def check_ranges(settings: Config) -> None:
     """Raise `InputError` for the first number that makes no sense."""
     search, repair = settings.search, settings.repair
@@ -71,6 +84,8 @@ def check_ranges(settings: Config) -> None:
         ("search.max_seconds", search.max_seconds, 0, float("inf")),
         ("search.batch_size", search.batch_size, 1, 2**20),
         ("search.references", search.references, 1, 2**20),
+        ("search.shrink_queries", search.shrink_queries, 1, 2**31),
+        ("verify.repeats", settings.verify.repeats, 1, 1000),
         ("repair.steps", repair.steps, 1, 2**31),
         ("repair.batch_size", repair.batch_size, 2, 2**20),
         ("repair.learning_rate", repair.learning_rate, 0, 10),
@@ -88,12 +103,15 @@ def check_ranges(settings: Config) -> None:
         ("seed", settings.seed, 0, 2**32),
         ("threads", settings.threads, 1, 4096),
         ("data.image_size", settings.data.image_size, 4, 4096),
-        ("trainer.devices", settings.trainer.devices, 1, 1),
-        ("trainer.num_nodes", settings.trainer.num_nodes, 1, 1),
+        ("trainer.devices", settings.trainer.devices, 1, 1024),
+        ("trainer.num_nodes", settings.trainer.num_nodes, 1, 1024),
     ]
     for key, value, low, high in rules:
         if value is not None and not low <= value <= high:
             raise InputError(f"{key} must be in [{low:g}, {high:g}], got {value:g}")
+    twice = [name for name in settings.verify.runtimes if settings.verify.runtimes.count(name) > 1]
+    if twice:
+        raise InputError(f"verify.runtimes names {twice[0]} twice, name it once")
     if settings.trainer.accelerator != "cpu":
         raise InputError(f"trainer.accelerator must be cpu, got {settings.trainer.accelerator!r}")
 

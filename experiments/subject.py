@@ -8,14 +8,18 @@ from pathlib import Path
 
 from dflare.classifiers import Classifier, ModelPair
 from dflare.errors import InputError
+from dflare.limits import Limits
 from dflare.mutation_sets import resolve
 from dflare.opening import open_classifier
+from dflare.preprocess import is_identity
 from dflare.seeds import Seeds
 from dflare.strategies import find_strategy
 from dflare.triggers import Side
-from experiments.catalogue import check_pair_name, data_of, is_imagenet
-from experiments.config import Config
+from experiments.catalogue import check_pair_name, data_of, files_of, is_imagenet
+from experiments.config import Config, Pair
 from experiments.data import assign_sides, check_split, load_data
+from experiments.opening import check_runtimes, open_shown
+from repair.opening import check_repairable
 from repair.recipes import find_recipe
 
 FAST_DEV_IMAGES = 400
@@ -35,6 +39,8 @@ class Subject:
     files: dict[str, Path]  # "original" and "compressed", where they are files
     sides: dict[Side, Seeds]
     class_names: tuple[str, ...]
+    open_file: Callable[[Path], Classifier] = open_classifier  # any model file, as those of the pair are
+    preprocessed: bool = False  # whether the files are shown other numbers than [0, 1]
     opened: dict[tuple[str, str], Classifier] = field(default_factory=dict)
 
     def pair(self, model: Path | None = None, purpose: str = "ask") -> ModelPair:
@@ -50,7 +56,7 @@ class Subject:
             openers = {"original": self.open_original, "compressed": self.open_compressed}
             while len(self.opened) >= MOST_OPEN:
                 self.opened.pop(next(iter(self.opened)))
-            self.opened[key] = openers[model]() if isinstance(model, str) else open_classifier(model)
+            self.opened[key] = openers[model]() if isinstance(model, str) else self.open_file(model)
         return self.opened[key]
 
     def fingerprints(self) -> dict[str, str]:
@@ -60,9 +66,15 @@ class Subject:
         }
 
     def compressed_file(self) -> Path:
-        """The compressed model's file; raises `InputError` where it is none and thus cannot be repaired."""
+        """The compressed model's file; raises `InputError` where there is none, or none that can be repaired."""
         if "compressed" not in self.files:
             raise InputError(f"{self.name} is opened in memory and has no file to repair; it can only be searched")
+        check_repairable(self.files["compressed"])
+        if self.preprocessed:
+            raise InputError(
+                f"a repair shows the model images in [0, 1], but {self.files['compressed']} is shown other numbers; "
+                "put pair.input_scale, pair.input_mean and pair.input_std into the model, or search only"
+            )
         return self.files["compressed"]
 
 
@@ -96,16 +108,31 @@ def make_subject(settings: Config, progress: bool) -> Subject:
             progress=progress,
         )
         files = {"original": made.original, "compressed": made.compressed}
-    openers = [lambda path=path: open_classifier(path) for path in (files["original"], files["compressed"])]
-    return _greeted(Subject(name, openers[0], openers[1], files, sides, data.class_names))
+    open_file = _opener(settings.pair)
+    openers = [lambda path=path: open_file(path) for path in (files["original"], files["compressed"])]
+    preprocessed = open_file is not open_classifier
+    return _greeted(Subject(name, openers[0], openers[1], files, sides, data.class_names, open_file, preprocessed))
+
+
+def _opener(pair: Pair) -> Callable[[Path], Classifier]:
+    """How model files of the pair are opened: with its preprocessing, where it has any."""
+    numbers = pair.input_scale, pair.input_mean, pair.input_std
+    if is_identity(*numbers):
+        return open_classifier
+    return lambda path: open_shown(path, pair)
 
 
 def _check_names(settings: Config) -> None:
     """Say what is wrong with names and shares before anything is read, trained or searched for."""
-    if settings.pair.name is not None:
-        check_pair_name(settings.pair.name)
+    pair = settings.pair
+    if pair.name is not None:
+        check_pair_name(pair.name)
+    files = (str(pair.original), str(pair.compressed)) if pair.name is None else files_of(pair.name)
+    check_runtimes(settings.verify.runtimes, [Path(name) for name in files])
     check_split((settings.split.train, settings.split.validate, settings.split.judge))
     find_strategy(settings.search.strategy)
+    search = settings.search
+    Limits(search.max_l_inf, search.max_l_2, search.min_ssim)
     if settings.search.mutations is not None:
         resolve(settings.search.mutations)
     find_recipe(settings.repair.recipe)

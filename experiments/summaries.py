@@ -3,6 +3,7 @@
 from dflare.shards import read_endings
 from dflare.triggers import Side
 from experiments.repairing import read_training
+from experiments.report_verification import verification_of, words
 from experiments.run import Run
 from repair import evidence, metrics
 
@@ -18,7 +19,8 @@ def search_summary(run: Run) -> str:
             f"{side.name + ':':10}{figures['found']} found of {figures['seeds']} seeds, "
             f"{figures['already']} deviated already, {figures['censored']} unfound, {mean:.1f} queries a trigger"
         )
-    return "\n".join(lines)
+    verification = verification_of(folder)
+    return "\n".join([*lines, words(verification)] if verification is not None else lines)
 
 
 def repair_summary(run: Run) -> str:

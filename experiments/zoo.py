@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dflare.errors import InputError
 from experiments.cache import cached
-from experiments.catalogue import NETWORKS, Network, Recipe, check_pair_name, data_of, is_imagenet, pair_names
+from experiments.catalogue import ENDINGS, NETWORKS, Network, Recipe, check_pair_name, data_of, is_imagenet, pair_names
 from experiments.files import write_atomic
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ __all__ = ["PairFiles", "build_pair", "check_pair_name", "data_of", "is_imagenet
 
 _SEED = 0  # of all training in the zoo: a pair is the same whatever the seed of the run that uses it
 _VERSION = 1  # raise it when code changes what is trained
-_ENDINGS = {"distilled": ".pt2", "pruned": ".pt2", "int8": ".onnx"}
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class _Work:
     def compressed(self, form: str, original: Path) -> Path:
         """The original's compressed form."""
         recipes = {"distilled": self._recipe(self.network.distil), "pruned": self._recipe(self.network.prune)}
-        name = form + _ENDINGS[form]
+        name = form + ENDINGS[form]
 
         def make(folder: Path) -> None:
             start = time.monotonic()

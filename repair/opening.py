@@ -25,8 +25,15 @@ FORMATS: dict[str, Callable[[Path], Trainable]] = {".pt2": _exported, ".onnx": _
 
 def open_trainable(path: Path) -> Trainable:
     """A compressed model opened for repair; raises `InputError` for a missing file or a format that stays closed."""
-    if path.suffix not in FORMATS:
-        raise InputError(f"a model to be repaired must end in {' or '.join(FORMATS)}, got {path}")
+    check_repairable(path)
     if not path.is_file():
         raise InputError(f"expected a model file at {path}, found none")
     return FORMATS[path.suffix](path)
+
+
+def check_repairable(path: Path) -> None:
+    """Raise `InputError` for a format that can be searched at most."""
+    if path.suffix not in FORMATS:
+        raise InputError(
+            f"a model to be repaired must end in {' or '.join(FORMATS)}, got {path}; other formats can only be searched"
+        )

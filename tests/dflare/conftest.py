@@ -33,6 +33,21 @@ def toy_pair() -> Callable[[], ModelPair]:
 
 
 @pytest.fixture(scope="session")
+def toy_gradients() -> Callable[[Tensor, Tensor], Tensor]:
+    """Gradients of p_original[label] - p_compressed[label] of the toy pair by the grey levels, in closed form."""
+
+    def slope(images: Tensor, threshold: int) -> Tensor:
+        bright = ((images.long().sum((1, 2, 3)) - threshold) / 200).sigmoid()
+        return bright * (1 - bright) / 200
+
+    def gradients(images: Tensor, labels: Tensor) -> Tensor:
+        rise = (slope(images, BRIGHT) - slope(images, DARK)) * (2 * labels - 1)
+        return rise.view(-1, 1, 1, 1).expand(images.shape)
+
+    return gradients
+
+
+@pytest.fixture(scope="session")
 def noise_seeds() -> Callable[..., Seeds]:
     """Makes n different noise images (n, 1, 8, 8), darker than both thresholds for `high` up to 200."""
 

@@ -58,6 +58,65 @@ def test_figures_follow_from_the_scores_by_hand():
     assert [labels.item() for labels in outputs.labels] == [0, 1]
 
 
+def outputs(original: list[list[float]], compressed: list[list[float]]) -> Outputs:
+    return Outputs(torch.tensor(original).float(), torch.tensor(compressed).float())
+
+
+def test_the_score_margin_is_the_smaller_of_both_models_and_0_for_ties():
+    said = outputs([[5, 1, 3], [2, 2, 0], [9, 0, 0], [-7, -1, -4]], [[4, 0, 1], [9, 0, 1], [1, 4, 4], [1000, 0, 999]])
+    assert said.score_margin.tolist() == [2, 0, 0, 1]
+
+
+def test_the_score_margin_does_not_saturate_where_that_of_the_probabilities_does():
+    sure = outputs([[50, 0], [90, 0]], [[60, 0], [99, 0]])
+    assert sure.margin.tolist() == [1, 1]
+    assert sure.score_margin.tolist() == [50, 90]
+
+
+def test_a_class_that_is_impossible_leaves_the_score_margin_to_the_other_model():
+    said = outputs([[0, -math.inf], [0, -math.inf]], [[3, 1], [-math.inf, 0]])
+    assert said.score_margin.tolist() == [2, math.inf]
+
+
+def test_margins_of_a_class_are_held_against_the_best_other():
+    said = outputs([[5, 1, 3]] * 3, [[0.5, 4, 1]] * 3)
+    margins = said.margins_of(torch.tensor([0, 1, 2]))
+    assert margins.dtype == torch.float64
+    assert margins.tolist() == [[2, -3.5], [-4, 3], [-2, -3]]
+
+
+def test_margins_tell_deviations_and_ties_as_the_sets_of_top_classes_do():
+    generator = torch.Generator().manual_seed(0)
+    said = Outputs(*(torch.randint(3, (500, 4), generator=generator).float() for _ in range(2)))  # many ties
+    for label in range(4):
+        margins = said.margins_of(torch.full((500,), label))
+        for margin, scores in zip(margins.T, said, strict=True):
+            top = scores == scores.amax(-1, keepdim=True)
+            assert torch.equal(margin >= 0, top[:, label])
+            assert torch.equal(margin > 0, top[:, label] & (top.sum(-1) == 1))
+        assert said.deviates[(margins.amax(-1) > 0) & (margins.amin(-1) < 0)].all()
+
+
+@pytest.mark.parametrize(
+    ("original", "compressed", "expected"),
+    [
+        ([0, -math.inf, -math.inf], [2.0, 1, 0], [1, 1]),  # certain: the other model's margin stands in
+        ([2.0, 1, 0], [-math.inf, 0, -1], [1, 1]),  # impossible: the same
+        ([1.0, 2, 0], [-math.inf, 0, -1], [-1, -1]),
+        ([0, -math.inf, 0], [2.0, 1, 0], [0, 1]),  # a tie is finite and stays
+        ([0, 0, -math.inf], [0.0, -math.inf, -math.inf], [0, 0]),
+        ([0, -math.inf, -math.inf], [0, -math.inf, -math.inf], [1e4, 1e4]),
+        ([0, -math.inf, -math.inf], [-math.inf, 0, -math.inf], [1e4, -1e4]),
+        ([-math.inf, 0, 0], [-math.inf, 0, -math.inf], [-1e4, -1e4]),
+    ],
+)
+def test_infinite_margins_are_replaced_by_the_other_models_or_clamped(original, compressed, expected):
+    for rows in (slice(0, 1), slice(None)):  # alone and in company
+        said = outputs([original, [1, 2, 3]], [compressed, [3, 2, 1]])
+        some = Outputs(said.original[rows], said.compressed[rows])
+        assert some.margins_of(torch.zeros(len(some.original), dtype=torch.int64))[0].tolist() == expected
+
+
 def test_outputs_are_taken_by_mask():
     outputs = Outputs(torch.arange(6.0).view(3, 2), -torch.arange(6.0).view(3, 2))
     taken = outputs.take(torch.tensor([False, True, True]))
@@ -171,3 +230,16 @@ def test_answers_can_serve_as_targets_of_a_loss():
     (weight * targets).sum().backward()  # refuses tensors made in inference mode
     assert weight.grad is not None
     assert weight.grad.tolist() == [[1, 0]] * 3
+
+
+def test_the_shared_label_is_a_top_class_of_both_models():
+    original = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [2.0, 1.0, 0.0]])
+    compressed = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    outputs = Outputs(original, compressed)
+    assert outputs.shared_label.tolist() == [1, 0, 0]
+    assert (outputs.margins_of(outputs.shared_label)[:2] >= 0).all()
+
+
+def test_large_finite_margins_stay_as_they_are():
+    outputs = Outputs(torch.tensor([[3e5, 0.0]]), torch.tensor([[-2e5, 0.0]]))
+    assert outputs.margins_of(torch.tensor([0])).tolist() == [[3e5, -2e5]]

@@ -1,6 +1,9 @@
 """Exported programs as black boxes: any number of images is answered, whatever batch the file was made for."""
 
 import io
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -130,3 +133,18 @@ def test_models_that_take_no_images_are_refused(tmp_path, model, inputs, words):
     (tmp_path / "model.pt2").write_bytes(buffer.getvalue())
     with pytest.raises(InputError, match=words):
         ExportedClassifier(tmp_path / "model.pt2")
+
+
+@pytest.mark.slow
+def test_an_int8_program_opens_in_a_fresh_process():
+    path = Path(os.environ.get("DFLARE_BENCH", Path(__file__).parents[3] / "shared")) / "models/mnist_lenet-5/int8.pt2"
+    if not path.is_file():
+        pytest.skip(f"needs the third-party model {path}")
+    code = (
+        "import sys, torch; from pathlib import Path; from dflare.opening import open_classifier;"
+        "print(tuple(open_classifier(Path(sys.argv[1]))(torch.rand(3, 1, 28, 28)).shape))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, path], capture_output=True, text=True, check=False
+    )
+    assert answer.stdout.strip() == "(3, 10)", answer.stderr

@@ -19,7 +19,9 @@ from dflare.ragged import Ragged
 from dflare.references import References
 from dflare.search import Ended, Ending, Search, Tally
 from dflare.seeds import Seeds, pixel_hash
+from dflare.shards import Shards, read_triggers
 from dflare.strategies import STRATEGIES, make_kernel
+from dflare.triggers import Side
 
 BENCH = Path(os.environ.get("DFLARE_BENCH", Path(__file__).parents[3] / "shared"))
 
@@ -46,7 +48,8 @@ def contents(table: Any, row: int) -> list[Any]:
 
 def run_search(pair: Callable[[], ModelPair], seeds: Any, **options: Any) -> list[Ended]:
     options = {"seed": 0, "max_queries": 30, "batch_size": 16, "strategy": "dflare"} | options
-    kernel = make_kernel(options.pop("strategy"), references=options.pop("references", None))
+    parts = {name: options.pop(name, None) for name in ("references", "gradients")}
+    kernel = make_kernel(options.pop("strategy"), **parts)
     search = Search(kernel, pair(), pair(), **options)
     return list(search.run([seeds] if isinstance(seeds, Seeds) else seeds))
 
@@ -65,10 +68,11 @@ def of(endings: list[Ended], ending: Ending) -> list[Ended]:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_triggers_lie_exactly_in_the_known_band(strategy, toy_pair, noise_seeds):
+def test_triggers_lie_exactly_in_the_known_band(strategy, toy_pair, toy_gradients, noise_seeds):
     seeds = noise_seeds(60, high=250)
     references = References.ask(toy_pair(), noise_seeds(16, high=256, seed=1).images)
-    endings = run_search(toy_pair, seeds, strategy=strategy, max_queries=40, batch_size=64, references=references)
+    parts = {"strategy": strategy, "references": references, "gradients": toy_gradients}
+    endings = run_search(toy_pair, seeds, max_queries=40, batch_size=64, **parts)
     assert len(fates(endings)) == 60
     found = torch.cat([ended.chains.images for ended in of(endings, Ending.deviated)])
     assert len(found) > 10
@@ -97,10 +101,13 @@ def chunks(seeds: Seeds, *sizes: int) -> Iterator[Seeds]:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_result_depends_neither_on_the_batch_nor_on_the_order_nor_on_the_chunks(strategy, toy_pair, noise_seeds):
+def test_a_result_depends_neither_on_the_batch_nor_on_the_order_nor_on_the_chunks(
+    strategy, toy_pair, toy_gradients, noise_seeds
+):
     seeds = noise_seeds(16, high=250)
     references = References.ask(toy_pair(), noise_seeds(16, high=256, seed=1).images)
-    run = partial(run_search, toy_pair, strategy=strategy, max_queries=20, references=references)
+    parts = {"strategy": strategy, "references": references, "gradients": toy_gradients}
+    run = partial(run_search, toy_pair, max_queries=20, **parts)
     expected = fates(run(seeds, batch_size=16))
     assert Ending.deviated in {fate[0] for fate in expected.values()}
     shuffled = seeds.take(torch.randperm(16, generator=torch.Generator().manual_seed(1)))
@@ -111,6 +118,35 @@ def test_a_result_depends_neither_on_the_batch_nor_on_the_order_nor_on_the_chunk
     assert fates(run(shuffled, batch_size=7)) == expected
     assert fates(run(chunks(seeds, 1, 0, 10, 5), batch_size=7)) == expected
     assert fates(run(half, batch_size=7)) == {i: expected[i] for i in half.ids.tolist()}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("world", [2, 4])
+def test_any_number_of_workers_finds_bit_by_bit_what_one_finds(
+    strategy, world, toy_pair, toy_gradients, noise_seeds, tmp_path
+):
+    seeds = noise_seeds(18, high=250)
+    references = References.ask(toy_pair(), noise_seeds(16, high=256, seed=1).images)
+    kernel = {"strategy": strategy, "references": references, "gradients": toy_gradients}
+    run = partial(run_search, toy_pair, max_queries=20, batch_size=5, **kernel)
+    alone, together = Shards(tmp_path / "alone"), tmp_path / "together"
+    whole = run(seeds)
+    for ended in whole:
+        alone.add(Side.judge, ended)
+    alone.flush()
+    fates_of_all: dict[int, tuple[Any, ...]] = {}
+    for rank in reversed(range(world)):
+        shards, parts = Shards(together, rank), run(seeds.share(rank, world))
+        for ended in parts:
+            shards.add(Side.judge, ended)
+        shards.flush()
+        fates_of_all |= fates(parts)
+    assert fates_of_all == fates(whole)
+    found, expected = read_triggers(together), read_triggers(alone.folder)
+    assert found is not None
+    assert expected is not None
+    arrays = found.arrays()
+    assert all(np.array_equal(arrays[name], array) for name, array in expected.arrays().items())
 
 
 def test_another_run_seed_is_another_search(toy_pair, noise_seeds):

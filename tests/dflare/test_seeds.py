@@ -47,6 +47,23 @@ def test_no_images_have_no_ids():
     assert pixel_hash(images(0)).shape == (0,)
 
 
+@pytest.mark.parametrize("world", [1, 2, 4, 9])
+def test_shares_hold_every_seed_once_and_are_of_one_size_but_for_one(world):
+    batch = images(7)
+    seeds = Seeds(batch, pixel_hash(batch), torch.arange(7))
+    shares = [seeds.share(rank, world) for rank in range(world)]
+    assert sorted(torch.cat([share.labels for share in shares]).tolist()) == list(range(7))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert all(torch.equal(share.ids, pixel_hash(share.images)) for share in shares)
+
+
+@pytest.mark.parametrize("rank", [-1, 2])
+def test_a_rank_outside_of_the_world_is_refused(rank):
+    batch = images(2)
+    with pytest.raises(InputError, match=f"got rank {rank} of 2"):
+        Seeds(batch, pixel_hash(batch)).share(rank, 2)
+
+
 def test_floats_are_refused():
     with pytest.raises(InputError, match="uint8"):
         pixel_hash(torch.zeros(1, 1, 4, 4))

@@ -22,15 +22,6 @@ def draws(n: int = N, step: int = 1) -> Draws:
     return Draws.of(0, torch.arange(n), torch.full((n,), step))
 
 
-def released(last: Tensor, scores: Tensor, draws: Draws) -> Tensor:
-    """As the released code behaves: the last mutation's rank is never found and taken as -1."""
-    ranks = selection.ranks(scores, draws)
-    cumulated = (1 - 1 / M) ** (ranks + 1).double()
-    cumulated = cumulated.cumsum(-1)
-    dice = draws.purpose(Purpose.ACCEPTANCE).uniform(1) * cumulated[:, -1:]
-    return (cumulated <= dice).sum(-1)
-
-
 def chi_square(counts: Tensor, weights: Tensor) -> float:
     """Pearson's statistic in standard deviations above its mean; above 5 practically never when the law holds."""
     expected = weights.double() / weights.sum() * counts.sum()
@@ -48,14 +39,68 @@ def rejection_loop(last: int, n: int) -> Tensor:
     return torch.bincount(torch.tensor(chosen), minlength=M).double()
 
 
+def authors_loop(last_rank: int, n: int) -> Tensor:
+    """The authors' `choose_mutator`: draw a rank until accepted, where the last one's rank was looked up as -1."""
+    p, generator, chosen = 1 / M, np.random.default_rng(1), []
+    for _ in range(n):
+        k2 = int(generator.integers(M))
+        while generator.random() >= (1 - p) ** (k2 - last_rank):
+            k2 = int(generator.integers(M))
+        chosen.append(k2)
+    return torch.bincount(torch.tensor(chosen), minlength=M).double()
+
+
 @pytest.mark.parametrize("last", range(M))
 def test_retry_is_the_rejection_loop_and_the_released_code_is_not(last):
     weights = torch.tensor([min(1.0, (6 / 7) ** (k - last)) for k in range(M)])
     if last in (0, 5):
         assert chi_square(rejection_loop(last, 20_000), weights) < 5  # the loop has the closed form as its law
-    for select, holds in ((selection.retry, True), (released, last == 0)):
+    for select, holds in ((selection.retry, True), (selection.forgetful, last == 0)):
         chosen = select(torch.full((N,), last), RATES, draws())
         assert (chi_square(torch.bincount(chosen, minlength=M).double(), weights) < 5) is holds
+
+
+def counts_of(select: selection.Selection, last: int, scores: Tensor) -> Tensor:
+    return torch.bincount(select(torch.full((N,), last), scores, draws()), minlength=M).double()
+
+
+@pytest.mark.parametrize("last", [0, 3, 6])
+@pytest.mark.parametrize(
+    ("select", "holds"), [(selection.forgetful, True), (selection.retry, False), (selection.uniform, False)]
+)
+def test_forgetful_draws_ranks_geometrically_whatever_was_tried_last(select, holds, last):
+    weights = (1 - 1 / M) ** (torch.arange(M).double() + 1)
+    if select is selection.retry:
+        holds = last == 0  # a published rank of 0 is a power more, the same for all
+    assert (chi_square(counts_of(select, last, RATES), weights) < 5) is holds
+
+
+def two_samples(first: Tensor, second: Tensor) -> float:
+    """Pearson's statistic of two samples of one unknown law, in standard deviations above its mean."""
+    share = (first + second) / (first.sum() + second.sum())
+    total = sum(((counts - share * counts.sum()) ** 2 / (share * counts.sum())).sum() for counts in (first, second))
+    freedom = len(first) - 1
+    return float((total - freedom) / math.sqrt(2 * freedom))
+
+
+@pytest.mark.parametrize("select", [selection.forgetful, selection.retry])
+def test_forgetful_is_the_loop_of_the_authors_code_and_the_published_text_is_not(select):
+    loop = authors_loop(-1, 20_000)
+    assert chi_square(loop, (6 / 7) ** torch.arange(M)) < 5
+    assert (two_samples(counts_of(select, 3, RATES), loop) < 5) is (select is selection.forgetful)
+
+
+def test_the_authors_loop_would_be_the_published_one_if_it_found_the_rank():
+    found = authors_loop(3, 20_000)
+    assert two_samples(counts_of(selection.retry, 3, RATES), found) < 5
+    assert two_samples(counts_of(selection.forgetful, 3, RATES), found) > 5
+
+
+def test_forgetful_is_uniform_while_nothing_has_helped(monkeypatch):
+    nothing = torch.zeros(N, M)
+    assert chi_square(counts_of(selection.forgetful, 3, nothing), torch.ones(M)) < 5
+    monkeypatch.setattr(selection, "ranks", stable)  # the wrong case: ties in the order of the list
+    assert chi_square(counts_of(selection.forgetful, 3, nothing), torch.ones(M)) > 5
 
 
 def visits(select: Callable[[Tensor, Tensor, Draws], Tensor]) -> Tensor:
@@ -115,7 +160,7 @@ def test_acceptance_is_the_published_formula():
     torch.testing.assert_close(selection.acceptance(torch.tensor([0, 0]), ranks), torch.tensor(expected).double())
 
 
-@pytest.mark.parametrize("select", [selection.retry, selection.metropolis, selection.uniform])
+@pytest.mark.parametrize("select", [selection.retry, selection.forgetful, selection.metropolis, selection.uniform])
 def test_a_choice_does_not_depend_on_who_else_is_in_the_batch(select):
     scores = torch.rand(50, M, generator=torch.Generator().manual_seed(0)).round(decimals=1)  # with ties
     last, rows = torch.arange(50) % M, torch.tensor([7, 3, 49])
@@ -125,6 +170,6 @@ def test_a_choice_does_not_depend_on_who_else_is_in_the_batch(select):
     assert torch.equal(select(last[rows], scores[rows], draws(50)[rows]), chosen[rows])
 
 
-@pytest.mark.parametrize("select", [selection.retry, selection.metropolis, selection.uniform])
+@pytest.mark.parametrize("select", [selection.retry, selection.metropolis, selection.uniform, selection.forgetful])
 def test_a_single_mutation_is_always_chosen(select):
     assert select(torch.zeros(5, dtype=torch.int64), torch.rand(5, 1), draws(5)).tolist() == [0] * 5

@@ -222,7 +222,17 @@ def test_the_index_has_one_readable_line_a_trigger(tmp_path, whole):
     assert found is not None
     assert len(lines) == len(found) > 3
     for row, line in enumerate(lines):
-        assert set(line) == {"seed", "side", "original", "compressed", "queries", "path", "l_inf", "l_2"}
+        assert set(line) == {
+            "seed",
+            "side",
+            "original",
+            "compressed",
+            "queries",
+            "shrink_queries",
+            "path",
+            "l_inf",
+            "l_2",
+        }
         assert int(line["seed"], 16) == found.seeds[row]
         assert len(line["seed"]) == 16
         assert (line["side"], line["original"], line["compressed"]) == (

@@ -10,9 +10,9 @@ from dflare.strategies import STRATEGIES, make_kernel
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_every_strategy_finds_triggers_of_the_toy_pair(strategy, toy_pair, noise_seeds):
+def test_every_strategy_finds_triggers_of_the_toy_pair(strategy, toy_pair, toy_gradients, noise_seeds):
     references = References.ask(toy_pair(), noise_seeds(16, high=256, seed=1).images)
-    kernel = make_kernel(strategy, references=references)
+    kernel = make_kernel(strategy, references=references, gradients=toy_gradients)
     search = Search(kernel, toy_pair(), toy_pair(), seed=0, max_queries=40, batch_size=32)
     endings = {ended.ending: len(ended.chains) for ended in search.run([noise_seeds(32, high=250)])}
     assert endings.get(Ending.deviated, 0) > 0

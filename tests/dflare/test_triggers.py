@@ -3,6 +3,7 @@
 import gc
 import pickle
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,8 @@ def by_hand(images: Tensor, seed_images: Tensor) -> TriggerSet:
     n = len(images)
     scores, path = torch.zeros(n, 2), ragged.empty(n, 3, dtype=torch.int32)
     sides = torch.arange(n, dtype=torch.uint8) % 3
-    return TriggerSet(torch.arange(n), sides, seed_images, images, scores, scores, torch.arange(n), path)
+    counts = torch.arange(n)
+    return TriggerSet(counts, sides, seed_images, images, scores, scores, counts, torch.zeros_like(counts), path)
 
 
 def contents(triggers: TriggerSet) -> dict[str, bytes]:
@@ -193,3 +195,15 @@ def test_a_saved_set_holds_no_pickle(found, tmp_path):
     found.save(tmp_path / "set.npz")
     with np.load(tmp_path / "set.npz", allow_pickle=False) as file:
         assert all(file[name].dtype != object for name in file.files)
+
+
+def test_shrunk_triggers_take_the_place_of_their_own_and_of_no_other(found):
+    nearer = replace(found, images=found.seed_images, shrink_queries=found.queries + 7).take(torch.tensor([4, 1]))
+    elsewhere = replace(nearer, sides=nearer.sides * 0)  # the same seeds on another side
+    merged = found.replaced(nearer)
+    assert merged.identities() == found.identities()
+    for row in range(len(found)):
+        expected = found.seed_images if row in (1, 4) else found.images
+        assert torch.equal(merged.images[row], expected[row])
+        assert bool(merged.shrink_queries[row]) == (row in (1, 4))
+    assert contents(found.replaced(elsewhere)) == contents(found)

@@ -49,6 +49,7 @@ def bad(toys: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         toys.model(name).rename(folder / f"{name}.pt2")
     (folder / "text.pt2").write_text("this is no model")
     (folder / "text.onnx").write_text("this is no model")
+    (folder / "text.tflite").write_text("this is no model")
     (folder / "half.pt2").write_bytes((folder / "nan.pt2").read_bytes()[:2000])
     shutil.copyfile(folder / "nan.pt2", folder / "model.pth")
     (folder / "empty").mkdir()
@@ -95,10 +96,11 @@ TABLE: list[tuple[str, dict[str, Any], str]] = [
     ("a side without images", {"data__root": "{bad}/one image"}, r"split\.\w+ leaves no image"),
     ("missing model", {"pair__original": "{bad}/none.pt2"}, r"expected a model file at .*none\.pt2, found none"),
     ("missing compressed", {"pair__compressed": "{bad}/none.onnx"}, r"expected a model file at .*none\.onnx"),
-    ("unknown ending", {"pair__compressed": "{bad}/model.pth"}, r"must end in \.pt2 or \.onnx, got .*model\.pth"),
-    ("a folder as model", {"pair__compressed": "{bad}/empty"}, r"must end in \.pt2 or \.onnx"),
+    ("unknown ending", {"pair__compressed": "{bad}/model.pth"}, r"must end in \.pt2, .* or \.tflite, got .*model\.pth"),
+    ("a folder as model", {"pair__compressed": "{bad}/empty"}, r"must end in \.pt2, \.onnx or \.tflite"),
     ("a text as model", {"pair__compressed": "{bad}/text.pt2"}, r"expected an exported PyTorch program .*text\.pt2"),
     ("a text as onnx", {"pair__compressed": "{bad}/text.onnx"}, r"text\.onnx"),
+    ("a text as tflite", {"pair__compressed": "{bad}/text.tflite"}, r"text\.tflite"),
     ("half a model", {"pair__compressed": "{bad}/half.pt2"}, r"half\.pt2"),
     ("grey model", {"pair__compressed": "{bad}/grey.pt2"}, "takes images of 1 x 8 x 8 .*got 3 x 8 x 8"),
     ("large model", {"pair__original": "{bad}/large.pt2"}, "takes images of 3 x 16 x 16 .*got 3 x 8 x 8"),
@@ -110,6 +112,8 @@ TABLE: list[tuple[str, dict[str, Any], str]] = [
     ("a file as run_dir", {"run_dir": "{bad}/file"}, "run_dir must be a folder, got the file"),
     ("a foreign folder as run_dir", {"run_dir": "{bad}/foreign"}, "which has files but no config.yaml"),
     ("a pair twice", {"pair__name": "digits-cnn-int8"}, "expected either pair.name or pair.original"),
+    ("no scale", {"pair__input_scale": 0}, r"pair\.input_scale must be a positive number, got 0"),
+    ("a mean for two channels", {"pair__input_mean": "[1,2]"}, "mean must have 1 or 3 numbers .*3 channels, got 2"),
     ("half a pair", {"pair__compressed": None}, "pair.compressed is missing"),
 ]
 
@@ -209,6 +213,26 @@ def test_repair_after_half_a_search_is_refused(dflare: Callable[..., Any], toys:
     assert_refused(dflare("repair", *toys.settings(tmp_path / "run")), "none or not all; run `dflare search` first")
     assert dflare("search", *toys.settings(tmp_path / "run")).code == 0
     assert dflare("repair", *toys.settings(tmp_path / "run")).code == 0
+
+
+@pytest.mark.parametrize("verb", ["repair", "loop"])
+def test_a_pair_that_is_shown_other_numbers_is_searched_but_not_repaired(
+    verb: str, dflare: Callable[..., Any], toys: Any, tmp_path: Path
+):
+    settings = toys.settings(tmp_path / "run", pair__input_scale=2, pair__input_mean="[0.5]")
+    searched = dflare("search", *settings)
+    assert searched.code == 0
+    before = contents(tmp_path / "run")
+    assert_refused(dflare(verb, *settings), r"shows the model images in \[0, 1\].* into the model, or search only")
+    assert contents(tmp_path / "run") == before
+
+
+def test_preprocessing_that_changes_nothing_is_none(dflare: Callable[..., Any], toys: Any, tmp_path: Path):
+    settings = toys.settings(
+        tmp_path / "run", pair__input_scale=1, pair__input_mean="[0,0,0]", pair__input_std="[1,1,1]"
+    )
+    assert dflare("search", *settings).code == 0
+    assert dflare("repair", *settings).code == 0
 
 
 @pytest.mark.parametrize("place", ["{bad}/empty", "{bad}/nowhere", "{bad}/foreign", "{bad}/file"])

@@ -193,6 +193,42 @@ def test_a_pair_of_files_written_as_yaml_loads_as_the_same(tmp_path: Path):
     assert load_config([yaml(tmp_path, to_yaml(settings))]) == settings
 
 
+INPUT = ("pair.input_scale=255", "pair.input_mean=[125.3,122.9,113.8]", "pair.input_std=[63,62,66.7]")
+
+
+def test_what_a_pair_of_files_is_shown_is_part_of_its_settings(tmp_path: Path):
+    pair = load_config([*FILES, *INPUT]).pair
+    assert (pair.input_scale, pair.input_mean, pair.input_std) == (255.0, [125.3, 122.9, 113.8], [63.0, 62.0, 66.7])
+    settings = load_config([*FILES, *INPUT])
+    assert load_config([yaml(tmp_path, to_yaml(settings))]) == settings
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("pair.input_scale=0", "pair.input_scale must be a positive number, got 0"),
+        ("pair.input_scale=.nan", "pair.input_scale must be a positive number, got nan"),
+        ("pair.input_mean=[]", "pair.input_mean must be finite numbers, one or one a channel, got []"),
+        ("pair.input_mean=[.inf]", "pair.input_mean must be finite numbers, one or one a channel, got [inf]"),
+        ("pair.input_mean=[1,2]", "pair.input_mean and pair.input_std must be of one length, got 2 and 3"),
+        (
+            "pair.input_std=[1,0,1]",
+            "pair.input_std must be positive numbers, one or one a channel, got [1.0, 0.0, 1.0]",
+        ),
+        ("pair.input_mean=3", "wrong value for pair.input_mean"),
+        ("pair.input_std=[a]", "wrong value for pair.input_std"),
+    ],
+)
+def test_an_input_that_makes_no_sense_is_refused(argument: str, words: str):
+    assert refusal(*FILES, *INPUT, argument).startswith(words)
+
+
+@pytest.mark.parametrize("argument", INPUT)
+@pytest.mark.parametrize("pair", [(), ("pair.name=digits-cnn-int8",), ("mnist-lenet5",)])
+def test_models_of_the_zoo_are_shown_what_they_are(argument: str, pair: tuple[str, ...]):
+    assert "the models of the zoo take images in [0, 1]" in refusal(*pair, argument)
+
+
 def test_fast_dev_shrinks_numbers_but_raises_none():
     small = load_config(["fast_dev=true", "search.seeds=3", "repair.steps=1"])
     assert (small.search.seeds, small.search.validate_seeds, small.search.judge_seeds) == (3, 8, 8)
