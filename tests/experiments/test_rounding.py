@@ -50,7 +50,6 @@ def test_at_least_99_of_100_seeds_end_the_same_whatever_the_batch_and_rounding_e
     assert len(different) <= 0.01 * len(seeds)
     whole, parts = pair(images[:256]), [pair(part) for part in images[:256].split(7)]
     rounded = any(
-        not torch.equal(scores, torch.cat(some))
-        for scores, some in zip(whole, zip(*parts, strict=True), strict=True)
+        not torch.equal(scores, torch.cat(some)) for scores, some in zip(whole, zip(*parts, strict=True), strict=True)
     )
     assert rounded or not different, "the models answer the same in every batch, so nothing may change a chain"
