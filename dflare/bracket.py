@@ -13,7 +13,10 @@ from torch import Tensor
 from dflare.crossing import WHOLE
 
 STUCK = 3
-"""After so many probes in a row that moved the same end, the middle is asked: the estimates have got stuck."""
+"""After so many probes in a row that moved the same end by little, the middle is asked: the estimates are stuck."""
+
+LITTLE = 0.5
+"""A probe that leaves more of a margin than this share of the end's it replaces has moved it by little."""
 
 NEAR = 0.05
 """Weight of a coarse model's zero beside 1 for the other's: asked is what lies close to the one that is known."""
@@ -30,7 +33,7 @@ class Bracket:
     at_high: Tensor  # (n, 2) float64, not positive
     at_past: Tensor  # (n, 2) float64
     coarse: Tensor  # (n, 2) bool, models that tied: their scores are too coarse to tell where their zero is
-    side: Tensor  # (n,) int64, how often in a row the same end moved: positive for low, negative for high
+    side: Tensor  # (n,) int64, how often in a row the same end moved by little: positive for low, negative for high
     probes: Tensor  # (n,) int64, positions asked
 
 
@@ -63,7 +66,7 @@ def at(position: Tensor, width: int) -> Bracket:
 
 def target(bracket: Bracket) -> Tensor:
     """The position to ask next, (n,) int64, strictly between the ends where there is a position."""
-    zeros = _zeros(bracket)
+    zeros = torch.where((bracket.probes == 0)[:, None], _first_zeros(bracket), _zeros(bracket))
     low, high = bracket.low.double(), bracket.high.double()
     share = torch.where(bracket.coarse & ~bracket.coarse.flip(-1), NEAR, 1.0)
     aim = (zeros * share).sum(-1) / share.sum(-1)
@@ -77,7 +80,9 @@ def told(bracket: Bracket, position: Tensor, margins: Tensor) -> Bracket:
     below = (margins > 0).any(-1)
     ends = torch.where(below, bracket.low, bracket.high)
     at_ends = torch.where(below[:, None], bracket.at_low, bracket.at_high)
-    side = torch.where(below, bracket.side.clamp(min=0) + 1, bracket.side.clamp(max=0) - 1)
+    way = torch.where(below, 1, -1)
+    little = (margins.abs() > LITTLE * at_ends.abs()).any(-1)
+    side = torch.where(little & (bracket.side * way > 0), bracket.side + way, way)
     return Bracket(
         low=torch.where(below, position, bracket.low),
         high=torch.where(below, bracket.high, position),
@@ -89,6 +94,17 @@ def told(bracket: Bracket, position: Tensor, margins: Tensor) -> Bracket:
         side=side,
         probes=bracket.probes + 1,
     )
+
+
+def _first_zeros(bracket: Bracket) -> Tensor:
+    """Where each model's margin may vanish, (n, 2), on a way of which only the ends are known.
+
+    Networks are surer far from their boundaries than a straight line from there would have it, so the roots of the
+    margins are interpolated: a guess that lies nearer to the middle.
+    """
+    a, b = bracket.at_low.clamp(min=0).sqrt(), (-bracket.at_high).clamp(min=0).sqrt()
+    low, high = bracket.low.double()[:, None], bracket.high.double()[:, None]
+    return low + (high - low) * torch.where(a + b > 0, a / (a + b), torch.full_like(a, 0.5))
 
 
 def _zeros(bracket: Bracket) -> Tensor:

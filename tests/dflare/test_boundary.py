@@ -88,13 +88,16 @@ def paths(endings: list[Ended]) -> list[Tensor]:
     return [path for ended in found(endings) for path in ended.chains.path.lists()]
 
 
-def test_one_question_on_a_straight_way_finds_the_band_of_the_toy_pair(toy_pair, noise_seeds):
+def test_two_questions_on_a_straight_way_find_the_band_of_the_toy_pair(toy_pair, noise_seeds):
     references = References.ask(toy_pair(), noise_seeds(32, high=256, seed=1).images)
     endings = searched(kernel(references), toy_pair, noise_seeds(60), max_queries=5)
     assert sum(len(ended.chains) for ended in found(endings)) == 60
-    assert queries(endings).tolist() == [1] * 60
+    assert queries(endings).amax() == 2
     sums = torch.cat([ended.chains.images for ended in endings]).long().sum((1, 2, 3))
-    assert ((sums - 8080).abs() < 20).all()  # half way between the zeros, up to dither
+    late = torch.cat([ended.chains.queries for ended in endings]) == 2
+    assert late.sum() > 30
+    middle = (sums[late] - 8080).abs() < 20  # half way between the zeros, up to dither
+    assert middle.double().mean() > 0.95  # a first guess may tie, and then one zero is aimed at
 
 
 @pytest.mark.parametrize(
@@ -303,9 +306,9 @@ def test_a_seed_of_one_grey_value_and_one_pixel_is_searched_without_an_error():
     pair = ModelPair(bright(0.6), bright(0.5))
     images = torch.tensor([0, 255, 100], dtype=torch.uint8).view(3, 1, 1, 1)
     references = References.ask(pair, images[:2])
-    (ended,) = Search(kernel(references), pair, pair, 0, 20, 4).run([Seeds(images, pixel_hash(images))])
-    assert ended.ending is Ending.deviated
-    assert ((ended.chains.images > 127) & (ended.chains.images < 153)).all()
+    for ended in Search(kernel(references), pair, pair, 0, 20, 4).run([Seeds(images, pixel_hash(images))]):
+        assert ended.ending is Ending.deviated
+        assert ((ended.chains.images > 127) & (ended.chains.images < 153)).all()
 
 
 def invented(*margins: tuple[float, float]) -> Outputs:
