@@ -14,7 +14,7 @@ from dflare.classifiers import to_unit
 from dflare.errors import InputError
 from dflare.gradient import differentiable
 from dflare.references import References
-from dflare.search import Ending, Search, Tally
+from dflare.search import Ending, Search, Tally, fitting_batch
 from dflare.shrink import shrink
 from dflare.strategies import find_strategy, make_kernel
 from experiments.config import SearchSettings
@@ -35,7 +35,7 @@ class Effort:
 
     run_seed: int = 0
     max_queries: int = SearchSettings.max_queries
-    batch_size: int = SearchSettings.batch_size
+    batch_size: int | None = SearchSettings.batch_size
     references: int = (
         SearchSettings.references
     )  # training images shown to the pair beforehand, where a strategy uses any
@@ -43,6 +43,10 @@ class Effort:
     shrunk: tuple[str, ...] = ("boundary",)  # strategies whose triggers are also shrunk, apart from the clock
     shrink_seeds: int = 200  # of how many of the seeds, the first ones
     shrink_queries: int = SearchSettings.shrink_queries  # a trigger's budget for that
+
+    def batch(self, subject: Subject) -> int:
+        """Images asked at once."""
+        return self.batch_size or fitting_batch(subject.seeds.images)
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ def _sequential(subject: Subject, strategy: str, effort: Effort) -> dict[str, An
 
 
 def _batched(subject: Subject, strategy: str, effort: Effort) -> dict[str, Any]:
-    warm = subject.seeds.take(slice(effort.batch_size))
+    warm = subject.seeds.take(slice(effort.batch(subject)))
     list(prepare(subject, strategy, replace(effort, max_queries=3)).run([warm]))  # warm-up
     shares, tally, asked = [pass_seconds(subject, effort)], Tally(), subject.pair.asked[0]
     search, before = timed(lambda: prepare(subject, strategy, effort), effort.cpu_time)
@@ -152,7 +156,7 @@ def _batched(subject: Subject, strategy: str, effort: Effort) -> dict[str, Any]:
         "preflight_seconds": before,
         "preflight": shown - tally.queries - len(subject.seeds),
         "full_share": tally.full / tally.batches,
-        "model_share": sum(shares) / 2 * shown / effort.batch_size / seconds,
+        "model_share": sum(shares) / 2 * shown / effort.batch(subject) / seconds,
         "tied": sum(int(one.ties.sum()) for one in chains),
         "unconfirmed": sum(int(one.unconfirmed.sum()) for one in chains),
     }
@@ -166,7 +170,7 @@ def _shrunk(subject: Subject, origins: Tensor, triggers: Tensor, effort: Effort)
         origins,
         triggers,
         max_queries=effort.shrink_queries,
-        batch_size=effort.batch_size,
+        batch_size=effort.batch(subject),
         seed=effort.run_seed,
     )
     if not len(triggers):
@@ -184,16 +188,16 @@ def prepare(subject: Subject, strategy: str, effort: Effort) -> Search:
     """The search by that strategy, with references asked or gradients at hand; raises `InputError` where it refuses."""
     wants, references, gradients = find_strategy(strategy), None, None
     if wants.references:
-        references = References.ask(subject.pair, subject.others[: effort.references], effort.batch_size)
+        references = References.ask(subject.pair, subject.others[: effort.references], effort.batch(subject))
     if wants.gradients:
         gradients = differentiable(twin(subject.files[0]), twin(subject.files[1]))
     kernel = make_kernel(strategy, references=references, gradients=gradients)
-    return Search(kernel, subject.pair, subject.confirm, effort.run_seed, effort.max_queries, effort.batch_size)
+    return Search(kernel, subject.pair, subject.confirm, effort.run_seed, effort.max_queries, effort.batch(subject))
 
 
 def pass_seconds(subject: Subject, effort: Effort) -> float:
     """Seconds that both models take for one batch of floating-point images, nothing else; the median of `PASSES`."""
-    images, size = subject.seeds.images, effort.batch_size
+    images, size = subject.seeds.images, effort.batch(subject)
     pixels = to_unit(images.repeat(-(-size // len(images)), 1, 1, 1)[:size])
     times = []
     with torch.inference_mode():

@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--strategies", metavar="A,B", help=f"some of {', '.join([SEQUENTIAL, *STRATEGIES])}")
     parser.add_argument("--format", choices=["onnx", "pt2"], default="onnx", help="of pairs that come in both")
     parser.add_argument("--max-queries", type=int, default=Effort.max_queries, metavar="N", help="budget of a seed")
-    parser.add_argument("--batch-size", type=int, metavar="N", help=f"default {Effort.batch_size}, quick 64")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="default by the size of the images, quick 64")
     parser.add_argument("--references", type=int, default=Effort.references, metavar="N", help="images asked before")
     parser.add_argument("--shrink-queries", type=int, default=Effort.shrink_queries, metavar="N", help="of a trigger")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: steadier on a busy machine")

@@ -89,7 +89,7 @@ def _work(
         subject = replace(
             open_subject(PAIRS[pair], 1, ending), seeds=Seeds(torch.as_tensor(images), torch.as_tensor(ids))
         )
-        warm = subject.seeds.take(slice(effort.batch_size))
+        warm = subject.seeds.take(slice(effort.batch(subject)))
         list(prepare(subject, strategy, replace(effort, max_queries=3)).run([warm]))
         search = prepare(subject, strategy, effort)
         start.wait(LONGEST_WAIT)

@@ -114,7 +114,7 @@ class Boundary:
     def _entries(self, state: ChainState, choice: Tensor, accepted: Tensor) -> tuple[ChainState, Tensor]:
         """Path entries of what is accepted; where noise lies over a way, the way itself is entered before it."""
         way = state.memory.way
-        here = entry(way.began, way.choice, way.target)
+        here = entry(way.began, way.choice, way.position)
         noise = entry(way.noise, torch.full_like(choice, len(self.mutations)))
         state = replace(state, path=state.path.append(here, accepted & way.noisy))
         entries = torch.where(way.open[:, None], here, entry(state.step + 1, choice))

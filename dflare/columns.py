@@ -17,6 +17,8 @@ Table = TypeVar("Table")
 
 def take(table: Table, rows: Tensor) -> Table:
     """The rows of every field, selected by mask or index."""
+    if rows.dtype == torch.bool:
+        rows = rows.nonzero().squeeze(-1)  # once, and not once a field
     return type(table)(**{name: _rows(value, rows) for name, value in _columns(table)})
 
 
@@ -27,6 +29,10 @@ def join(first: Table, second: Table) -> Table:
 
 def where(rows: Tensor, first: Table, second: Table) -> Table:
     """The first's rows where `rows` (n,) bool, the second's elsewhere; for tables of tensors and of such tables."""
+    if not bool(rows.any()):
+        return second
+    if bool(rows.all()):
+        return first
     return type(first)(**{name: _chosen(rows, value, getattr(second, name)) for name, value in _columns(first)})
 
 
@@ -36,7 +42,7 @@ def _columns(table: Any) -> list[tuple[str, Any]]:
 
 def _rows(value: Any, rows: Tensor) -> Any:
     if isinstance(value, Tensor):
-        return value[rows]
+        return value.index_select(0, rows)
     if isinstance(value, Ragged):
         return value.take(rows)
     return None if value is None else take(value, rows)

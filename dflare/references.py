@@ -40,7 +40,9 @@ class References:
         ours, theirs = sketch(images), self._sketches
         apart = theirs.square().sum(-1) - 2 * (ours @ theirs.T)  # and |ours|^2, the same for all
         usable = self._agreed & (labels[:, None] != self.outputs.original.argmax(-1))
-        ranked = apart.masked_fill(~usable, torch.inf).sort(dim=-1, stable=True).indices[:, :count]
+        number = torch.arange(len(self.images), device=apart.device)
+        unique = apart.double() * len(number) + number  # so that ties go by number
+        ranked = unique.masked_fill(~usable, torch.inf).topk(min(count, len(number)), largest=False).indices
         return ranked, usable.sum(-1).clamp(max=ranked.shape[1])
 
     @cached_property

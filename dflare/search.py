@@ -12,6 +12,19 @@ from dflare.chain import ChainState, Kernel
 from dflare.classifiers import ModelPair, Outputs
 from dflare.seeds import Seeds
 
+FITTING = 2**20
+"""Values of the images in one batch, about: few large images or many small ones."""
+
+
+def fitting_batch(images: Tensor) -> int:
+    """How many images like these (n, c, h, w) to ask at once: a power of 2 from 64 to 1024.
+
+    What a step costs beside the models hardly grows with the batch, so small images, whose models are fast, come in
+    large batches.
+    """
+    count = max(1, FITTING // images.shape[1:].numel())
+    return min(1024, max(64, 2 ** (count.bit_length() - 1)))
+
 
 class Ending(Enum):
     """How a chain ended; the value is the sentence for a reader."""
@@ -107,10 +120,13 @@ class Search:
         """The outputs with every deviating row asked again alone, and which rows then no longer deviate (n,) bool."""
         doubted = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         original, compressed = outputs.original.clone(), outputs.compressed.clone()
-        for row in outputs.deviates.nonzero().squeeze(-1).tolist():
-            alone = self.confirm(images[row : row + 1])
-            original[row], compressed[row] = alone.original[0], alone.compressed[0]
-            doubted[row] = not bool(alone.deviates)
+        rows = outputs.deviates.nonzero().squeeze(-1)
+        if not len(rows):
+            return outputs, doubted
+        answers = [self.confirm(images[row : row + 1]) for row in rows.tolist()]
+        alone = Outputs(*(torch.cat(scores) for scores in zip(*answers, strict=True)))
+        original[rows], compressed[rows] = alone.original, alone.compressed
+        doubted[rows] = (~alone.deviates).to(doubted.dtype)
         return Outputs(original, compressed), doubted
 
     def _endings(self, chains: ChainState, outputs: Outputs) -> list[tuple[Tensor, Ending]]:

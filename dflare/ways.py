@@ -45,6 +45,7 @@ class Way:
     noise: Tensor  # (n,) int64, the step whose draws the noise comes from; 0 for none
     noises: Tensor  # (n,) int64, how often noise was drawn
     slope: Tensor  # (n, 2) float64 > 0, what the margins lose a position
+    position: Tensor  # (n,) int64, what to ask next; means nothing where no way is open
     bracket: Bracket
 
     @property
@@ -52,24 +53,21 @@ class Way:
         """Whether the way is under noise, (n,) bool."""
         return self.open & (self.noise > 0)
 
-    @property
-    def target(self) -> Tensor:
-        """The position to ask next, (n,) int64; means nothing where no way is open."""
-        return bracket.target(self.bracket)
-
 
 def nowhere(images: Tensor) -> Way:
     """n chains at uint8 images (n, c, h, w) that are on no way."""
     zeros = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     slope = torch.ones(len(images), 2, dtype=torch.float64, device=images.device)
-    return Way(zeros > 0, images, zeros, zeros, zeros, zeros, zeros, slope, bracket.at(zeros, 2))
+    return Way(zeros > 0, images, zeros, zeros, zeros, zeros, zeros, slope, zeros, bracket.at(zeros, 2))
 
 
 def opened(way: Way, rows: Tensor, far: Tensor, choice: Tensor, step: Tensor, margins: tuple[Tensor, Tensor]) -> Way:
     """The rows (n,) bool on new ways to `far` images; `margins` (n, 2) are known at both ends, home first."""
-    new = bracket.opened(*margins)
-    zeros = torch.zeros_like(step)
-    return columns.where(rows, Way(rows, far, choice, step, zeros, zeros, zeros, _slope(new), new), way)
+    if not bool(rows.any()):
+        return way
+    new, zeros = bracket.opened(*margins), torch.zeros_like(step)
+    fresh = Way(rows, far, choice, step, zeros, zeros, zeros, _slope(new), bracket.target(new), new)
+    return columns.where(rows, fresh, way)
 
 
 def told(way: Way, margins: Tensor, step: Tensor) -> tuple[Way, Tensor]:
@@ -78,14 +76,15 @@ def told(way: Way, margins: Tensor, step: Tensor) -> tuple[Way, Tensor]:
     A way that is spent for the first times is tried again, under noise that `step` + 1 draws: first at the place where
     the strip should be, then where Newton's step leads, with the slopes known from before.
     """
-    position, unknown = way.target, way.noisy & (way.bracket.probes == 0)
-    new = bracket.told(way.bracket, position, margins)
-    new = columns.where(unknown, bracket.around(position, margins, way.slope), new)
+    unknown = way.noisy & (way.bracket.probes == 0)
+    new = bracket.told(way.bracket, way.position, margins)
+    new = columns.where(unknown, bracket.around(way.position, margins, way.slope), new)
     tied = way.tied + ((margins == 0).any(-1) & ~unknown)
     wide = ~way.noisy & (new.high - new.low >= WIDE)
     spent = (new.probes >= PROBES) | (new.high - new.low < 2) | (tied >= TIED)
     spent = torch.where(way.noisy, (new.probes >= AGAIN) | (tied > 0), spent) & way.open
     again = spent & (way.noises < NOISES)
+    position = bracket.target(new)
     after = replace(
         way,
         open=way.open & (again | ~spent),
@@ -93,14 +92,15 @@ def told(way: Way, margins: Tensor, step: Tensor) -> tuple[Way, Tensor]:
         noise=torch.where(again, step + 1, way.noise),
         noises=way.noises + again,
         slope=torch.where(wide[:, None], _slope(new), way.slope),
-        bracket=columns.where(again, bracket.at(bracket.target(new), 2), new),
+        position=torch.where(again, position.clamp(1, WHOLE - 1), position),
+        bracket=columns.where(again, bracket.at(position, 2), new),
     )
     return columns.where(way.open, after, way), spent & ~again
 
 
 def images_on(way: Way, seed: int, ids: Tensor, origin: Tensor, images: Tensor, hold: Hold) -> Tensor:
     """What to ask next on open ways that start at `images`, uint8 (n, c, h, w)."""
-    made = between(images, way.far, way.target)
+    made = between(images, way.far, way.position)
     rows = way.noisy.nonzero().squeeze(-1)
     if len(rows):
         held = hold(origin[rows], made[rows])

@@ -54,7 +54,7 @@ class SearchSettings:
     judge_seeds: int = 400
     max_queries: int = 1000  # a chain
     max_seconds: float | None = None  # a search of one side; what is unfinished is taken up again by the next run
-    batch_size: int = 256  # images shown to the models at once
+    batch_size: int | None = None  # images shown to the models at once; null: 64 to 1024, by their size
     max_l_inf: float | None = None  # greatest distance of a candidate from its seed, on [0, 1]; null: no limit
     max_l_2: float | None = None  # the same, Euclidean
     min_ssim: float | None = None  # least structural similarity, in (0, 1)

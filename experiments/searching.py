@@ -14,7 +14,7 @@ from dflare.classifiers import ModelPair
 from dflare.errors import InputError, OutOfTime
 from dflare.limits import Limits
 from dflare.references import References
-from dflare.search import Ending, Search
+from dflare.search import Ending, Search, fitting_batch
 from dflare.seeds import Seeds
 from dflare.shards import Shards, read_endings, read_shrunk, read_triggers, shard_side, write_index, write_shrunk
 from dflare.strategies import find_strategy, make_kernel
@@ -81,7 +81,8 @@ def search_share(subject: Subject, settings: Config, task: Task, place: Place) -
     """Search one worker's share of the seeds that are left, into its own shards; whether time ran out."""
     model, folder, side, seed, left, label = task
     options, seeds = settings.search, side_seeds(subject, settings, side)
-    shards = Shards(folder, place.rank, options.batch_size)
+    size = options.batch_size or fitting_batch(seeds.images)
+    shards = Shards(folder, place.rank, size)
     share = seeds.take(torch.isin(seeds.ids, left)).share(place.rank, place.world)
     done = len(seeds) - len(left)
     start = time.monotonic()
@@ -92,7 +93,7 @@ def search_share(subject: Subject, settings: Config, task: Task, place: Place) -
         subject.pair(model, "confirm"),
         seed,
         options.max_queries,
-        options.batch_size,
+        size,
         lambda: options.max_seconds is not None and time.monotonic() - start > options.max_seconds,
     )
     late = False
@@ -125,7 +126,7 @@ def _kernel(pair: ModelPair, subject: Subject, settings: Config, model: Path | N
     options = settings.search
     needed, references, gradients = find_strategy(options.strategy), None, None
     if needed.references:
-        references = References.ask(pair, side.images[: options.references], options.batch_size)
+        references = References.ask(pair, side.images[: options.references])
     if needed.gradients:
         gradients = gradients_of(subject, settings.pair, model)
     limits = limits_of(options)

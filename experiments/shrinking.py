@@ -4,10 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from dflare.classifiers import ModelPair
 from dflare.limits import Limits
+from dflare.search import fitting_batch
 from dflare.shards import read_shrunk, read_triggers, write_index, write_shrunk
 from dflare.shrink import shrink
 from dflare.triggers import Side, TriggerSet
@@ -31,12 +33,16 @@ def shrink_side(
     found = found.side(side)
     left = found.take(torch.tensor([key not in done for key in found.identities()], dtype=torch.bool))
     with tqdm(total=len(found), initial=len(found) - len(left), desc=label, unit="trigger", disable=quiet()) as bar:
-        for rows in torch.arange(len(left)).split(options.batch_size):
+        for rows in torch.arange(len(left)).split(_size(options, left.images)):
             some = left.take(rows)
             write_shrunk(folder, _shrunk(pair, confirm, options, some, seed))
             bar.update(len(some))
     if len(left):
         write_index(folder)
+
+
+def _size(options: SearchSettings, images: Tensor) -> int:
+    return options.batch_size or fitting_batch(images)
 
 
 def _shrunk(pair: ModelPair, confirm: ModelPair, options: SearchSettings, found: TriggerSet, seed: int) -> TriggerSet:
@@ -47,7 +53,7 @@ def _shrunk(pair: ModelPair, confirm: ModelPair, options: SearchSettings, found:
         found.seed_images,
         found.images,
         max_queries=options.shrink_queries,
-        batch_size=options.batch_size,
+        batch_size=_size(options, found.images),
         seed=seed,
         limits=limits_of(options),
     )

@@ -82,4 +82,4 @@ def test_the_command_line_sets_the_effort() -> None:
     effort = search._effort(options)
     assert (effort.shrink_queries, effort.references, effort.batch_size, effort.cpu_time) == (7, 9, 64, True)
     full = search._effort(search._parser().parse_args([]))
-    assert (full.max_queries, full.batch_size, full.references, full.cpu_time) == (1000, 256, 256, False)
+    assert (full.max_queries, full.batch_size, full.references, full.cpu_time) == (1000, None, 256, False)

@@ -17,7 +17,7 @@ from dflare.classifiers import ModelPair, Outputs
 from dflare.errors import InputError
 from dflare.ragged import Ragged
 from dflare.references import References
-from dflare.search import Ended, Ending, Search, Tally
+from dflare.search import Ended, Ending, Search, Tally, fitting_batch
 from dflare.seeds import Seeds, pixel_hash
 from dflare.shards import Shards, read_triggers
 from dflare.strategies import STRATEGIES, make_kernel
@@ -337,3 +337,11 @@ def test_a_search_of_a_real_pair_depends_neither_on_the_batch_nor_on_the_order()
     )
     endings = [(fate[0], fate[1], fate[7]) for fate in expected.values()]  # the models may round scores otherwise
     assert [(others[i][0], others[i][1], others[i][7]) for i in expected] == endings
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((1, 8, 8), 1024), ((1, 28, 28), 1024), ((3, 32, 32), 256), ((3, 64, 64), 64), ((3, 224, 224), 64)],
+)
+def test_small_images_are_asked_in_large_batches(shape, expected):
+    assert fitting_batch(torch.zeros(1, *shape)) == fitting_batch(torch.zeros(0, *shape)) == expected
