@@ -110,7 +110,7 @@ def finished(toys: Toys, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of two rounds. Not to be changed: copy it."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     with as_before(), redirect_stdout(StringIO()):
-        assert main(["loop", *toys.settings(folder, loop__rounds=2)]) == 0
+        assert main(["loop", *toys.settings(folder, loop__rounds=2, verify__runtimes="[default]")]) == 0
     return folder
 
 

@@ -35,6 +35,11 @@ pytestmark = pytest.mark.usefixtures("own_settings")
 FILE = "verification.json"
 
 
+def shown(toys: Any, folder: Path, **changes: Any) -> list[str]:
+    """Settings of a run of seconds that verifies as by default; the toys' own do not."""
+    return toys.settings(folder, verify__runtimes="[default]", **changes)
+
+
 class Fixed(nn.Module):
     """The same scores whatever the image, and some noise."""
 
@@ -65,7 +70,7 @@ def triggers(searched: Path) -> Path:
 
 @pytest.fixture
 def settings(toys: Any, tmp_path: Path) -> Config:
-    return load_config(toys.settings(tmp_path / "run"))
+    return load_config(shown(toys, tmp_path / "run"))
 
 
 @pytest.fixture
@@ -129,7 +134,7 @@ def test_a_search_ends_with_all_its_triggers_confirmed_by_a_fresh_process(
     assert default["deviates"]["n"] == total
     assert (default["nondeterministic"], default["repeats"]) == ([], 3)
     assert default["compressed"] == f"torch {torch.__version__}".partition("+")[0]
-    said = dflare("search", *toys.settings(searched, loop__rounds=2)).out
+    said = dflare("search", *shown(toys, searched, loop__rounds=2)).out
     assert said.splitlines()[-1] == f"all {total} triggers deviate in a fresh process"
 
 
@@ -333,7 +338,7 @@ def test_an_unknown_runtime_is_refused_before_a_pair_is_trained_or_data_read(nam
 def test_wrong_settings_are_refused_at_the_start(
     argument: str, said: str, dflare: Callable[..., Any], toys: Any, tmp_path: Path
 ):
-    answer = dflare("search", *toys.settings(tmp_path / "run"), argument)
+    answer = dflare("search", *shown(toys, tmp_path / "run"), argument)
     assert (answer.code, answer.out) == (2, "")
     assert said in answer.err
     assert not (tmp_path / "run").exists()
@@ -392,7 +397,7 @@ def test_an_interrupt_while_asking_leaves_nothing_and_the_next_run_asks(
     before = json.loads(verification.read_text())
     for signal_sent in (signal.SIGINT, signal.SIGKILL):
         verification.unlink()
-        process = start("search", *toys.settings(folder), "verify.repeats=200")
+        process = start("search", *shown(toys, folder), "verify.repeats=200")
         child = wait_for_child(process)
         process.send_signal(signal_sent)
         _, err = process.communicate(timeout=60)
@@ -400,7 +405,7 @@ def test_an_interrupt_while_asking_leaves_nothing_and_the_next_run_asks(
         assert "Traceback" not in err
         assert not verification.exists()
         wait_until_gone(child)
-        process = start("search", *toys.settings(folder))
+        process = start("search", *shown(toys, folder))
         assert process.communicate(timeout=120)[1] == ""
         after = json.loads(verification.read_text())
         after["runtimes"]["default"]["seconds"] = before["runtimes"]["default"]["seconds"]
@@ -511,7 +516,7 @@ def test_a_finished_run_is_asked_by_a_runtime_named_afterwards(
     assert "## Verification" in (folder / "report.md").read_text()
     before = (folder / "rounds.jsonl").read_bytes()
     (folder / "round-00" / "triggers" / FILE).unlink()  # as of an earlier version
-    assert dflare("loop", *toys.settings(folder, loop__rounds=2), "verify.repeats=2").code == 0
+    assert dflare("loop", *shown(toys, folder, loop__rounds=2), "verify.repeats=2").code == 0
     assert [Path(request.folder).parent.name for request in here] == ["round-00", "round-01"]
     assert here[1].pair["compressed"].endswith("round-00/model/model.pt2")
     assert (folder / "rounds.jsonl").read_bytes() == before
