@@ -4,7 +4,7 @@ Deviations live in the thin strip between the two models' boundaries. On a way f
 another, both margins of the first class change sign, and the strip is reached in a few questions by interpolation
 (`bracket`). Ways lead to the nearest reference images of other classes, or, where there are none left, to a candidate
 of a few mutations in a row that both models call something else. Where the strip is closed (the models cross at one
-place, or a quantised model ties), faint noise over the whole way opens it anew for two questions; see METHODS.
+place, or a quantised model ties), faint noise over the whole way opens it anew for two questions (docs/search.md).
 """
 
 from collections.abc import Sequence
