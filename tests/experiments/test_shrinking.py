@@ -54,6 +54,7 @@ def test_shrunk_triggers_deviate_nearer_to_their_seeds_and_are_counted_apart(sub
     assert shrunk.distances["l_2"].median() < 0.5 * plain.distances["l_2"].median()
 
 
+@pytest.mark.slow
 def test_shrinking_that_was_stopped_is_finished_by_the_next_run(subject, tmp_path, monkeypatch):
     expected = read_triggers(searched(subject, tmp_path / "whole", shrink=True, batch_size=4))
     calls, write = [], shrinking.write_shrunk
@@ -86,6 +87,7 @@ def test_an_inherited_search_keeps_its_shrunk_triggers(subject, tmp_path):
     assert torch.equal(first.images, second.images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [name for name, found in STRATEGIES.items() if not found.gradients])
 def test_no_trigger_of_any_strategy_leaves_the_limits(strategy, subject, tmp_path):
     limits = {"max_l_inf": 60 / 255, "max_l_2": 1.5, "min_ssim": 0.3}
