@@ -41,7 +41,7 @@ class Effort:
     )  # training images shown to the pair beforehand, where a strategy uses any
     cpu_time: bool = False  # whether times are those of the processor; on a busy machine the steadier of the two
     shrunk: tuple[str, ...] = ("boundary",)  # strategies whose triggers are also shrunk, apart from the clock
-    shrink_seeds: int = 200  # of how many of the seeds, the first ones
+    shrink_seeds: int = 60  # of how many of the seeds, the first ones
     shrink_queries: int = SearchSettings.shrink_queries  # a trigger's budget for that
 
     def batch(self, subject: Subject) -> int:
