@@ -11,7 +11,7 @@ from dflare.crossing import WHOLE, between
 from dflare.random import Draws, Purpose
 from dflare.walk import Hold
 
-PROBES = 8
+PROBES = 12
 """Questions on a new way before it is given up."""
 
 TIED = 2
