@@ -2,7 +2,8 @@
 
 On a way from an image that both models give one label to an image that both give another, each model's margin of the
 first label changes sign somewhere. Between the two zeros the models disagree. The next position to ask is half way
-between the estimated zeros.
+between the estimated zeros, close to the one that is known where a model's scores are too coarse to tell its own
+(`NEAR`), and the middle of the bracket where the estimates are stuck (`STUCK`).
 """
 
 from dataclasses import dataclass

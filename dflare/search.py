@@ -49,7 +49,7 @@ class Tally:
 
     batches: int = 0  # times the pair was asked
     full: int = 0  # of those, with a full batch
-    queries: int = 0  # candidates asked after the seeds, of all chains
+    queries: int = 0  # candidates asked after the seeds, of all chains; gradients, which count too, are not in it
 
 
 @dataclass(frozen=True)

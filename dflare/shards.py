@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from dflare.search import Ended, Ending
 from dflare.triggers import Side, TriggerSet, concatenate, read_arrays
 
 ENDINGS = tuple(Ending)
+_MEND = "delete it and run the same command, its seeds are searched again"
 _COLUMNS = ("seeds", "sides", "endings", "queries", "ties", "unconfirmed")
 
 
@@ -57,7 +59,7 @@ class Shards:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(f".triggers-{rank}-*.tmp"):
             leftover.unlink()
-        self._number = 1 + max((int(p.stem.split("-")[2]) for p in folder.glob(f"triggers-{rank}-*.npz")), default=-1)
+        self._number = _next_number(folder, "triggers", rank)
 
     def add(self, side: Side, ended: Ended) -> None:
         """Keep chains that ended; those that ran out of time are left for the continued run."""
@@ -119,13 +121,13 @@ def read_triggers(folder: Path, shrunk: bool = True) -> TriggerSet | None:
 
 def read_shrunk(folder: Path) -> TriggerSet | None:
     """The shrunk triggers in the folder, None where there are none."""
-    sets = [TriggerSet.load(path) for path in sorted(folder.glob("shrunk-*.npz"))]
+    sets = [TriggerSet.load(path) for path in _numbered(folder, "shrunk")]
     return concatenate(sets) if sets else None
 
 
 def write_shrunk(folder: Path, triggers: TriggerSet, rank: int = 0) -> None:
     """Add shrunk triggers to the folder in a file of their own, whole or not at all."""
-    number = sum(1 for _ in folder.glob(f"shrunk-{rank}-*.npz"))
+    number = _next_number(folder, "shrunk", rank)
     temporary = folder / f".shrunk-{rank}-{number}.tmp"
     with temporary.open("wb") as file:
         np.savez_compressed(file, **triggers.arrays())  # type: ignore[arg-type]
@@ -189,13 +191,28 @@ def _ended_arrays(waiting: list[tuple[Side, Ended]]) -> dict[str, np.ndarray]:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    return read_arrays(path, *(f"ended_{name}" for name in _COLUMNS))
+    arrays = read_arrays(path, *(f"ended_{name}" for name in _COLUMNS))
+    missing = [name for name in TriggerSet.names() if name not in arrays] if "trigger_seeds" in arrays else []
+    if missing:
+        raise InputError(f"expected all of a trigger's arrays in {path}, but it lacks {', '.join(missing)}; {_MEND}")
+    return arrays
 
 
 def _paths(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"expected a folder of search results at {folder}, found none")
-    return sorted(folder.glob("triggers-*.npz"))
+    return list(_numbered(folder, "triggers"))
+
+
+def _numbered(folder: Path, prefix: str) -> dict[Path, tuple[int, int]]:
+    """The folder's files `<prefix>-<rank>-<k>.npz` in order, with rank and k; others, such as copies, are not ours."""
+    form = re.compile(rf"{prefix}-(\d+)-(\d+)\.npz")
+    found = {path: match for path in sorted(folder.glob(f"{prefix}-*.npz")) if (match := form.fullmatch(path.name))}
+    return {path: (int(match[1]), int(match[2])) for path, match in found.items()}
+
+
+def _next_number(folder: Path, prefix: str, rank: int) -> int:
+    return 1 + max((k for owner, k in _numbered(folder, prefix).values() if owner == rank), default=-1)
 
 
 def _column(shards: list[dict[str, np.ndarray]], name: str) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dflare import columns
+from dflare import columns, distances
 from dflare.classifiers import ModelPair, Outputs
 from dflare.errors import InputError
 from dflare.ragged import Ragged
@@ -73,9 +73,9 @@ class TriggerSet:
 
     @property
     def distances(self) -> dict[str, Tensor]:
-        """How far each trigger is from its seed, on [0, 1]: `l_inf` and `l_2`, (n,) float32 each."""
-        apart = ((self.images.float() - self.seed_images.float()) / 255).flatten(1)
-        return {"l_inf": apart.abs().amax(1), "l_2": apart.square().sum(1).sqrt()}
+        """How far each trigger is from its seed, on [0, 1]: `l_inf`, `l_2` and the similarity `ssim`, (n,) float64."""
+        both = self.images, self.seed_images
+        return {"l_inf": distances.l_inf(*both), "l_2": distances.l_2(*both), "ssim": distances.ssim(*both)}
 
     @classmethod
     def of(cls, ended: Ended, side: Side) -> Self:
@@ -119,8 +119,12 @@ class TriggerSet:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a set that `save` wrote; raises `InputError` for anything else."""
-        names = [f"trigger_{f.name}" for f in fields(cls)]
-        return cls.from_arrays(read_arrays(path, *names, "trigger_path_lengths"))
+        return cls.from_arrays(read_arrays(path, *cls.names()))
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Names of the arrays that make a set."""
+        return [*(f"trigger_{f.name}" for f in fields(cls)), "trigger_path_lengths"]
 
 
 def concatenate(sets: Sequence[TriggerSet]) -> TriggerSet:
@@ -137,7 +141,11 @@ def read_arrays(path: Path, *required: str) -> dict[str, np.ndarray]:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except Exception as error:  # zipfile, zlib and numpy raise some ten kinds for damaged files
-        raise InputError(f"expected arrays without pickles (.npz) in {path}, but it cannot be read: {error}") from error
+        reason = str(error).partition(" If you trust")[0].splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"expected arrays without pickles (.npz) in {path}, but it cannot be read: {reason.rstrip('.')}; "
+            "delete it and run the same command, what it held is made again"
+        ) from error
     missing = [name for name in required if name not in arrays]
     if missing:
         raise InputError(f"expected the arrays {', '.join(required)} in {path}, but it lacks {', '.join(missing)}")

@@ -1,6 +1,7 @@
 """A run folder: the only interface between stages. Opened by one process at a time, for one configuration."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -142,8 +143,11 @@ def _compare_inputs(folder: Path, earlier: dict[str, Any], now: dict[str, Any]) 
 
 
 def _forget(folder: Path) -> None:
-    if any(folder.glob("round-*")):
+    rounds = list(folder.glob("round-*"))
+    if any(path.suffix == ".npz" for one in rounds for path in one.rglob("*")):
         return
+    for one in rounds:  # nothing has been found yet
+        shutil.rmtree(one)
     for name in ("config.yaml", "environment.json", ".lock"):
         (folder / name).unlink(missing_ok=True)
     with suppress(OSError):

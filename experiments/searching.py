@@ -88,7 +88,7 @@ def search_share(subject: Subject, settings: Config, task: Task, place: Place) -
     start = time.monotonic()
     pair = subject.pair(model)
     search = Search(
-        _kernel(pair, subject, settings, model, subject.sides[side]),
+        _kernel(pair, subject, settings, model, subject.sides[side], size),
         pair,
         subject.pair(model, "confirm"),
         seed,
@@ -96,17 +96,18 @@ def search_share(subject: Subject, settings: Config, task: Task, place: Place) -
         size,
         lambda: options.max_seconds is not None and time.monotonic() - start > options.max_seconds,
     )
-    late = False
+    ended_here = 0
     name = label if place.world == 1 else f"{label}, one of {place.world} workers"
     with tqdm(total=done + len(share), initial=done, desc=name, unit="seed", disable=quiet()) as bar:
         try:
             for ended in search.run([share] if len(share) else []):
                 shards.add(side, ended)
-                late |= ended.ending is Ending.timed_out
-                bar.update(len(ended.chains))
+                if ended.ending is not Ending.timed_out:
+                    ended_here += len(ended.chains)
+                    bar.update(len(ended.chains))
         finally:
             shards.flush()
-    return late
+    return ended_here < len(share)  # seeds may be left although no chain was in flight when time ran out
 
 
 def _see_all(folder: Path, side: Side, ids: Tensor) -> None:
@@ -121,12 +122,12 @@ def _see_all(folder: Path, side: Side, ids: Tensor) -> None:
         time.sleep(1)
 
 
-def _kernel(pair: ModelPair, subject: Subject, settings: Config, model: Path | None, side: Seeds) -> Kernel:
+def _kernel(pair: ModelPair, subject: Subject, settings: Config, model: Path | None, side: Seeds, size: int) -> Kernel:
     """The strategy's kernel; references are the side's own first images, so that no side learns from another."""
     options = settings.search
     needed, references, gradients = find_strategy(options.strategy), None, None
     if needed.references:
-        references = References.ask(pair, side.images[: options.references])
+        references = References.ask(pair, side.images[: options.references], size)
     if needed.gradients:
         gradients = gradients_of(subject, settings.pair, model)
     limits = limits_of(options)

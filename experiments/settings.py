@@ -108,7 +108,8 @@ def check_ranges(settings: Config) -> None:
     ]
     for key, value, low, high in rules:
         if value is not None and not low <= value <= high:
-            raise InputError(f"{key} must be in [{low:g}, {high:g}], got {value:g}")
+            ends = [str(end) if isinstance(end, int) else f"{end:g}" for end in (low, high)]
+            raise InputError(f"{key} must be in [{ends[0]}, {ends[1]}], got {value:g}")
     twice = [name for name in settings.verify.runtimes if settings.verify.runtimes.count(name) > 1]
     if twice:
         raise InputError(f"verify.runtimes names {twice[0]} twice, name it once")
@@ -175,6 +176,8 @@ def _merge(config: Any, other: DictConfig, source: str) -> Any:
         return OmegaConf.merge(config, other)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "a key"
+        if "ListConfig" in str(error):
+            raise InputError(f"wrong value for {key} in {source}: expected a list, such as [a,b]") from error
         raise InputError(f"wrong value for {key} in {source}: {_first_line(error)}") from error
 
 

@@ -32,13 +32,14 @@ def shrink_side(
         return
     found = found.side(side)
     left = found.take(torch.tensor([key not in done for key in found.identities()], dtype=torch.bool))
+    if not len(left):
+        return
     with tqdm(total=len(found), initial=len(found) - len(left), desc=label, unit="trigger", disable=quiet()) as bar:
         for rows in torch.arange(len(left)).split(_size(options, left.images)):
             some = left.take(rows)
             write_shrunk(folder, _shrunk(pair, confirm, options, some, seed))
             bar.update(len(some))
-    if len(left):
-        write_index(folder)
+    write_index(folder)
 
 
 def _size(options: SearchSettings, images: Tensor) -> int:

@@ -232,6 +232,7 @@ def test_the_index_has_one_readable_line_a_trigger(tmp_path, whole):
             "path",
             "l_inf",
             "l_2",
+            "ssim",
         }
         assert int(line["seed"], 16) == found.seeds[row]
         assert len(line["seed"]) == 16

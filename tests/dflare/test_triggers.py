@@ -86,8 +86,9 @@ def test_distances_are_known_by_hand():
     seed_images = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
     images = torch.tensor([[[[51, 0], [0, 0]]], [[[153, 204], [0, 0]]]], dtype=torch.uint8)
     distances = by_hand(images, seed_images).distances
-    torch.testing.assert_close(distances["l_inf"], torch.tensor([0.2, 0.8]))
-    torch.testing.assert_close(distances["l_2"], torch.tensor([0.2, 1.0]))
+    torch.testing.assert_close(distances["l_inf"], torch.tensor([0.2, 0.8]).double())
+    torch.testing.assert_close(distances["l_2"], torch.tensor([0.2, 1.0]).double())
+    assert (distances["ssim"] < 1).all()
     swapped = by_hand(seed_images, images).distances  # darker is as far as brighter: no wrap-around of uint8
     assert all(torch.equal(swapped[name], distances[name]) for name in distances)
 

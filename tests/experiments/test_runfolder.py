@@ -22,6 +22,7 @@ def begun(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     with open_run(settings(folder)) as run:
         (run.round(0) / "triggers").mkdir(parents=True)
+        (run.round(0) / "triggers" / "triggers-0-0.npz").touch()
     return folder
 
 
@@ -112,8 +113,17 @@ def test_a_folder_left_by_a_kill_before_its_configuration_was_written_is_new(tmp
 def test_a_run_that_fails_later_keeps_what_it_found(begun: Path):
     with pytest.raises(KeyboardInterrupt), open_run(settings(begun)):
         raise KeyboardInterrupt
-    assert (begun / "round-00" / "triggers").is_dir()
+    assert (begun / "round-00" / "triggers" / "triggers-0-0.npz").is_file()
     assert "was made with seed=0, now it is 1" in refusal(begun, "seed=1")
+
+
+def test_a_run_refused_before_it_found_anything_leaves_the_folder_to_another_configuration(tmp_path: Path):
+    with pytest.raises(InputError), open_run(settings(tmp_path / "run")) as run:
+        (run.round(0) / "triggers").mkdir(parents=True)
+        (run.round(0) / "replay.json").write_text("{}")
+        raise InputError("this strategy needs other models")
+    with open_run(settings(tmp_path / "run", "seed=1")) as run:
+        assert not list(run.path.glob("round-*"))
 
 
 def test_a_torn_last_line_is_no_round(begun: Path):

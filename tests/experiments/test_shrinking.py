@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dflare.errors import InputError
+from dflare.errors import InputError, OutOfTime
 from dflare.seeds import Seeds, pixel_hash
 from dflare.shards import read_endings, read_shrunk, read_triggers
 from dflare.strategies import STRATEGIES
@@ -106,3 +106,41 @@ def test_no_trigger_of_any_strategy_leaves_the_limits(strategy, subject, tmp_pat
 def test_limits_that_make_no_sense_are_refused_by_name(key, value):
     with pytest.raises(InputError, match=f"search.{key}"):
         shrinking.limits_of(settings(**{key: value}).search)
+
+
+def test_a_finished_search_that_shrinks_is_run_again_and_a_side_may_have_no_trigger(subject, tmp_path):
+    folder = searched(subject, tmp_path, shrink=True)
+    before = (folder / "index.jsonl").read_bytes()
+    assert (searched(subject, tmp_path, shrink=True) / "index.jsonl").read_bytes() == before
+    some = settings(shrink=True, max_queries=1, strategy="random", seeds=10)
+    search_side(subject, some, None, folder, Side.train, 0, "search")
+    found = read_triggers(folder)
+    assert found is not None
+    assert not len(found.side(Side.train))
+
+
+def test_a_deleted_file_of_shrunk_triggers_is_made_again_and_no_other_overwritten(subject, tmp_path):
+    folder = searched(subject, tmp_path, shrink=True, batch_size=4)
+    expected = (folder / "index.jsonl").read_bytes()
+    (folder / "shrunk-0-0.npz").unlink()
+    kept = {path.name: path.read_bytes() for path in folder.glob("shrunk-*.npz")}
+    assert len(kept) > 1
+    searched(subject, tmp_path, shrink=True, batch_size=4)
+    assert (folder / "index.jsonl").read_bytes() == expected
+    assert all((folder / name).read_bytes() == content for name, content in kept.items())
+
+
+def test_seeds_that_time_left_over_are_not_taken_for_done_although_no_chain_was_in_flight(subject, tmp_path):
+    short = {"max_queries": 1, "strategy": "random", "batch_size": 4, "max_seconds": 1e-9}
+    with pytest.raises(OutOfTime, match="max_seconds"):
+        searched(subject, tmp_path, **short)
+    assert len(read_endings(tmp_path)) < 20
+    searched(subject, tmp_path, **(short | {"max_seconds": None}))
+    assert len(read_endings(tmp_path)) == 20
+
+
+def test_copies_of_shards_are_not_read_twice(subject, tmp_path):
+    folder = searched(subject, tmp_path)
+    for name in ("triggers-0-0 (copy).npz", "triggers-0-0-backup.npz"):
+        (folder / name).write_bytes((folder / "triggers-0-0.npz").read_bytes())
+    assert len(read_endings(searched(subject, tmp_path))) == 20
