@@ -118,10 +118,14 @@ def test_a_run_that_fails_later_keeps_what_it_found(begun: Path):
 
 
 def test_a_run_refused_before_it_found_anything_leaves_the_folder_to_another_configuration(tmp_path: Path):
-    with pytest.raises(InputError), open_run(settings(tmp_path / "run")) as run:
-        (run.round(0) / "triggers").mkdir(parents=True)
-        (run.round(0) / "replay.json").write_text("{}")
-        raise InputError("this strategy needs other models")
+    def refuse() -> None:
+        with open_run(settings(tmp_path / "run")) as run:
+            (run.round(0) / "triggers").mkdir(parents=True)
+            (run.round(0) / "replay.json").write_text("{}")
+            raise InputError("this strategy needs other models")
+
+    with pytest.raises(InputError):
+        refuse()
     with open_run(settings(tmp_path / "run", "seed=1")) as run:
         assert not list(run.path.glob("round-*"))
 
