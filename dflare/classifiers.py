@@ -114,14 +114,21 @@ class ModelPair:
     compressed: Classifier
     asked: list[int] = field(default_factory=lambda: [0])
 
-    @torch.inference_mode()
     def __call__(self, images: Tensor) -> Outputs:
+        return self._ask(images, lambda classifier, pixels: classifier(pixels))
+
+    def one_by_one(self, images: Tensor) -> Outputs:
+        """What both say of one or more uint8 images (n, c, h, w), each asked alone; counts n queries too."""
+        return self._ask(images, lambda classifier, pixels: torch.cat([classifier(one) for one in pixels.split(1)]))
+
+    @torch.inference_mode()
+    def _ask(self, images: Tensor, answer: Callable[[Classifier, Tensor], Tensor]) -> Outputs:
         check_images(images)
         self.asked[0] += len(images)
         pixels = to_unit(images)
         outputs = Outputs(
-            check_scores(self.original(pixels), len(images), "original"),
-            check_scores(self.compressed(pixels), len(images), "compressed"),
+            check_scores(answer(self.original, pixels), len(images), "original"),
+            check_scores(answer(self.compressed, pixels), len(images), "compressed"),
         )
         if outputs.original.shape != outputs.compressed.shape:
             raise InputError(

@@ -85,7 +85,7 @@ class LiteRTClassifier:
             some = values[row : row + size]
             answers.append(self._run(_filled_up(some, size))[: len(some)])
             row += size
-        return np.concatenate(answers)
+        return np.concatenate(answers) if len(answers) > 1 else answers[0]
 
     def _try_part(self, values: np.ndarray) -> bool:
         """Whether the file answers a part at once; some are written for one image and make one row of any number."""

@@ -123,8 +123,7 @@ class Search:
         rows = outputs.deviates.nonzero().squeeze(-1)
         if not len(rows):
             return outputs, doubted
-        answers = [self.confirm(images[row : row + 1]) for row in rows.tolist()]
-        alone = Outputs(*(torch.cat(scores) for scores in zip(*answers, strict=True)))
+        alone = self.confirm.one_by_one(images[rows])
         original[rows], compressed[rows] = alone.original, alone.compressed
         doubted[rows] = (~alone.deviates).to(doubted.dtype)
         return Outputs(original, compressed), doubted

@@ -63,8 +63,9 @@ class TriggerSet:
 
     def verify(self, pair: ModelPair) -> Tensor:
         """Whether each trigger deviates for a (freshly opened) pair, asked alone, (n,) bool."""
-        answers = [bool(pair(self.images[row : row + 1]).deviates) for row in range(len(self))]
-        return torch.tensor(answers, dtype=torch.bool)
+        if not len(self):
+            return torch.zeros(0, dtype=torch.bool)
+        return pair.one_by_one(self.images).deviates.clone()
 
     @property
     def outputs(self) -> Outputs:

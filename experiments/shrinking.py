@@ -58,7 +58,6 @@ def _shrunk(pair: ModelPair, confirm: ModelPair, options: SearchSettings, found:
         seed=seed,
         limits=limits_of(options),
     )
-    answers = [confirm(image[None]) for image in nearer.images]
-    original, compressed = (torch.cat(scores).float().cpu() for scores in zip(*answers, strict=True))
+    original, compressed = (scores.float().cpu() for scores in confirm.one_by_one(nearer.images))
     images, queries = nearer.images.cpu(), nearer.queries.cpu()
     return replace(found, images=images, original=original, compressed=compressed, shrink_queries=queries)
