@@ -85,8 +85,8 @@ def open_run(settings: Config) -> Iterator[RunFolder]:
             _compare(known, settings)
         for leftover in [path for path in folder.rglob(".*.tmp*") if path.is_file()]:  # of a killed process
             leftover.unlink()
-        write_atomic(known, to_yaml(settings))
         try:
+            write_atomic(known, to_yaml(settings))
             yield RunFolder(folder)
         except BaseException:
             _forget(folder)

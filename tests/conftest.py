@@ -1,5 +1,8 @@
-"""Set before torch is imported: waiting threads sleep, so that tests do not slow each other down on busy machines."""
+"""Set before torch is imported, so that tests do not slow each other down: waiting threads sleep, and where pytest-xdist
+runs two processes on two cores each gets one thread."""
 
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
