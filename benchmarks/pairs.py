@@ -11,16 +11,15 @@ from torch import Tensor
 
 from dflare.classifiers import Classifier, ModelPair
 from dflare.errors import InputError
+from dflare.interface import Interface
 from dflare.opening import open_classifier
-from dflare.preprocess import Preprocessed
 from dflare.seeds import Seeds, pixel_hash
 from direct import open_direct
 from experiments.data import load_data
 from repair.opening import open_trainable
 from sequential import Ask, Said, one_at_a_time, softmax
 
-CIFAR_MEAN = (125.307, 122.95, 113.865)
-CIFAR_DEVIATION = (62.9932, 62.0887, 66.7048)
+CENTRED = Interface(range=(0, 255), mean=(125.307, 122.95, 113.865), std=(62.9932, 62.0887, 66.7048))
 """What DiffChaser's ResNet-20 expects of each channel, on the 0-255 scale (yqtianust/DFlare, gen_wrapper_tflite.py)."""
 
 QUANTISED, REDUCED = "int8 and quantised", "distilled and pruned"
@@ -136,7 +135,7 @@ def open_alone(kind: Kind, ending: str = ".onnx") -> Ask:
     if None in models:
         return through
     original, compressed = (model for model in models if model is not None)
-    mean, deviation = np.array((CIFAR_MEAN, CIFAR_DEVIATION) if kind.centred else (0, 255), np.float32)
+    mean, deviation = np.array((CENTRED.mean, CENTRED.std) if kind.centred else (0, 255), np.float32)
 
     def ask(image: np.ndarray) -> Said:
         numbers = (image - mean) / deviation
@@ -175,18 +174,13 @@ def _images(name: str) -> tuple[Tensor, Tensor]:
 def _open(kind: Kind, path: Path) -> Classifier:
     if path.suffix == ".pt2":
         _register_quantised_operators()
-    classifier = open_classifier(path, threads=1)
-    return _centred(classifier) if kind.centred else classifier
+    return open_classifier(path, CENTRED if kind.centred else Interface(), threads=1)
 
 
 def _paths(kind: Kind, ending: str) -> tuple[Path, Path]:
     """Files of original and compressed model, in the wanted format where they come in that."""
     used, folder = ending if ending in kind.formats else kind.formats[0], bench_folder() / "models"
     return folder / f"{kind.original}{used}", folder / f"{kind.compressed}{used}"
-
-
-def _centred(classifier: Classifier) -> Classifier:
-    return Preprocessed(classifier, 255.0, CIFAR_MEAN, CIFAR_DEVIATION)
 
 
 def _register_quantised_operators() -> None:

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from dflare.errors import InputError
-from dflare.litert_files import LiteRTModel, dequantised, logarithms, quantised, read_litert
+from dflare.flatbuffer import check_flatbuffer
+from dflare.grids import dequantised, quantised
+from dflare.interface import Takes
+from dflare.litert_files import LiteRTModel, read_litert
 
 
 class Kernels(NamedTuple):
@@ -38,7 +41,7 @@ MOST_OPEN = 4
 
 
 def open_litert(path: Path, threads: int | None = None, kernels: str = "default") -> "LiteRTClassifier":
-    """The model in a `.tflite` file as a classifier; `threads` a call, by default as many as torch uses.
+    """The model in a `.tflite` file, ready to be asked; `threads` a call, by default as many as torch uses.
 
     `kernels` (a key of `KERNELS`) picks other kernels for the same file; answers may differ between them.
     Raises `InputError` where LiteRT is missing, and for a file that is no image classifier.
@@ -49,25 +52,29 @@ def open_litert(path: Path, threads: int | None = None, kernels: str = "default"
 
 
 class LiteRTClassifier:
-    """The scores of the model in a `.tflite` file: integers as the numbers they stand for, a softmax as logarithms.
+    """The model in a `.tflite` file: float32 values (n, ...) as it takes them -> its answers (n, ...) in float32.
 
-    Images are asked in parts of one size and the rest alone, or in the file's own batch where it takes no other, so
-    that two interpreters are enough whatever batches come. They are opened at the first question, and again in each
-    process and each copy, because they can neither be copied nor pickled nor cross a fork.
+    Integers are the numbers that they stand for. Images are asked in parts of one size and the rest alone, or in the
+    file's own batch where it takes no other, so that two interpreters are enough whatever batches come. They are
+    opened at the first question, and again in each process and each copy, because they can neither be copied nor
+    pickled nor cross a fork.
     """
 
     def __init__(self, path: Path, threads: int, kernels: str) -> None:
         self.path, self.threads, self.kernels = path, threads, kernels
-        # without delegates, which replace operators by themselves
-        self.model: LiteRTModel = read_litert(_new_interpreter(path, threads, "builtin"), path)
+        self.model = _read(path, threads)
+        self.takes: Takes = self.model.takes
         self._takes_parts: bool | None = None  # found out at the first question
         self._opened: tuple[int, dict[tuple[int, ...], Any]] = (os.getpid(), {})  # process id, and by shape
 
-    def __call__(self, images: Tensor) -> Tensor:
-        self.model.check(images)
-        values = self.model.arrange(quantised(images.detach().cpu(), self.model.input)).numpy()
-        scores = dequantised(torch.from_numpy(self._ask(values)), self.model.output)
-        return (logarithms(scores) if self.model.probabilities else scores).to(images.device)
+    def __call__(self, values: Tensor) -> Tensor:
+        numbers = quantised(values.detach().cpu(), self.model.input.grid).contiguous().numpy()
+        answers = torch.from_numpy(self._ask(numbers))
+        return dequantised(answers, self.model.output.grid).to(values.device)
+
+    def to(self, device: torch.device) -> str | None:
+        """Why it stays where it is, on the CPU; None where that is asked for."""
+        return None if device.type == "cpu" else "LiteRT computes .tflite files on the CPU"
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": (0, {})}
@@ -98,9 +105,9 @@ class LiteRTClassifier:
     def _run(self, values: np.ndarray) -> np.ndarray:
         interpreter = self._open(values.shape)
         try:
-            interpreter.set_tensor(self.model.input.index, values)
+            interpreter.set_tensor(self.model.input.tensor, values)
             interpreter.invoke()
-            return interpreter.get_tensor(self.model.output.index)
+            return interpreter.get_tensor(self.model.output.tensor)
         except (ValueError, RuntimeError) as error:
             raise InputError(f"the model in {self.path} cannot be run by LiteRT: {_first_line(error)}") from error
 
@@ -112,8 +119,20 @@ class LiteRTClassifier:
         if shape not in opened:
             while len(opened) >= MOST_OPEN:
                 opened.pop(next(iter(opened)))
-            opened[shape] = _new_interpreter(self.path, self.threads, self.kernels, (self.model.input.index, shape))
+            opened[shape] = _new_interpreter(self.path, self.threads, self.kernels, (self.model.input.tensor, shape))
         return opened[shape]
+
+
+def _read(path: Path, threads: int) -> LiteRTModel:
+    """What the file takes and returns, told by kernels without delegates, which replace operators by themselves."""
+    _runtime(path)
+    if not path.is_file():
+        raise InputError(f"expected a model file at {path}, found none")
+    check_flatbuffer(path)
+    try:
+        return read_litert(_new_interpreter(path, threads, "builtin"), path)
+    except (ValueError, RuntimeError) as error:  # names in a damaged file may be no text
+        raise InputError(f"the model in {path} cannot be read by LiteRT: {_first_line(error)}") from error
 
 
 def _filled_up(values: np.ndarray, size: int) -> np.ndarray:

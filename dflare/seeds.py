@@ -48,3 +48,13 @@ def pixel_hash(images: Tensor) -> Tensor:
     digests = b"".join(hashlib.blake2b(shape + row.tobytes()).digest()[:8] for row in rows)
     ids = np.frombuffer(digests, "<u8") & np.uint64(2**63 - 1)
     return torch.from_numpy(ids.astype(np.int64))
+
+
+def distinct(images: Tensor, labels: Tensor | None = None) -> Seeds:
+    """The images (n, c, h, w) without repetitions, the first of equal ones with its label, in the order of their ids.
+
+    Raises `InputError` for other images than `pixel_hash` takes.
+    """
+    ids, first = np.unique(pixel_hash(images).numpy(), return_index=True)
+    rows = torch.from_numpy(first)
+    return Seeds(images[rows], torch.from_numpy(ids), None if labels is None else labels[rows])

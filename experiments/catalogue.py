@@ -71,12 +71,12 @@ def is_imagenet(name: str) -> bool:
     return name in pair_names() and name.startswith("imagenet-")
 
 
-def files_of(name: str) -> tuple[str, ...]:
-    """Names of the original's and the compressed model's file; none for a pair that is no files."""
+def formats_of(name: str) -> list[str]:
+    """Formats of the original's and the compressed model's file; none for a pair that is no files."""
     if is_imagenet(name):
-        return ()
+        return []
     form = name.rsplit("-", 1)[1]
-    return "original.pt2", form + ENDINGS[form]
+    return ["exported", {".pt2": "exported", ".onnx": "onnx"}[ENDINGS[form]]]
 
 
 def data_of(name: str) -> str:

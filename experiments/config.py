@@ -8,29 +8,66 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Pair:
-    """Which two models: one of the zoo by name, or two files (.pt2, .onnx, .tflite).
+    """Which two models: one of the zoo by name, or two of one's own.
 
-    Two files are shown (x * input_scale - input_mean) / input_std, x in [0, 1]; mean and std have one number or one a
-    channel. A pair that is shown anything but x can be searched, not repaired.
+    One's own are files (.pt2, .onnx, .tflite, TorchScript; their content decides) or `module:function`, a Python
+    function without arguments that returns a module or a callable; it and TorchScript need `--allow-code`.
     """
 
     name: str | None = None
     original: str | None = None
     compressed: str | None = None
-    input_scale: float = 1.0
-    input_mean: list[float] | None = None
-    input_std: list[float] | None = None
     download: bool = False  # may pretrained weights be fetched (ImageNet models of the zoo)
 
 
 @dataclass
+class ModelSettings:
+    """What one's own models want to see in place of images in [0, 1], and how their answers are read.
+
+    Null: as `models.both` says, else as the model's file says, else what stands in brackets.
+    """
+
+    weights: str | None = None  # file with the state dict of a `module:function` (those that the function gives it)
+    range: list[float] | None = None  # the numbers for black and white, such as [0,255] or [-1,1] ([0,1])
+    mean: list[float] | None = None  # then subtracted, in units of the range; one number or one a channel (nothing)
+    std: list[float] | None = None  # then divided by; one number or one a channel (nothing)
+    channels: str | None = None  # grey, rgb or bgr (the images' own)
+    layout: str | None = None  # nchw or nhwc (nchw)
+    fit: str | None = None  # how images of another size are brought to the model's: stretch, crop (they are refused)
+    size: list[int] | None = None  # height and width that the model takes (any)
+    scores: str | None = None  # logits or probabilities (found out on the first images)
+    classes: str | None = None  # which answers, counted from 0, are class 0, 1, ...: "1-1000", "7,0-5" (all)
+
+
+@dataclass
+class Models:
+    """How one's own models are shown images: both, or one of them where it differs."""
+
+    both: ModelSettings = field(default_factory=ModelSettings)
+    original: ModelSettings = field(default_factory=ModelSettings)
+    compressed: ModelSettings = field(default_factory=ModelSettings)
+
+
+@dataclass
+class Preflight:
+    """What one's own models must say of real images before any search; a pair that does not is diagnosed."""
+
+    images: int = 200
+    min_agreement: float = 0.7  # share of the images on which the two must agree
+
+
+@dataclass
 class Data:
-    """Which images: digits, mnist, fashion_mnist, cifar10 or imagefolder. Null: what the zoo's pair was made for."""
+    """Which images: digits, mnist, fashion_mnist, cifar10, or one's own in `root`.
+
+    One's own are imagefolder (folders named after classes), images (a folder of image files), metadata (a folder with
+    a metadata.csv) or arrays (.npz, .npy). Null: what the zoo's pair was made for, or what `root` looks like.
+    """
 
     name: str | None = None
     root: str | None = None
     download: bool = False
-    image_size: int | None = None  # pixels a side, for imagefolder
+    image_size: int | None = None  # pixels a side; null: as they are, one's own photos as the models take them
 
 
 @dataclass
@@ -52,6 +89,7 @@ class SearchSettings:
     seeds: int = 600  # on the train side
     validate_seeds: int = 200
     judge_seeds: int = 400
+    choose: str = "random"  # which seeds: random (the first by id), or balanced (as many of each class)
     max_queries: int = 1000  # a chain
     max_seconds: float | None = None  # a search of one side; what is unfinished is taken up again by the next run
     batch_size: int | None = None  # images shown to the models at once; null: 64 to 1024, by their size
@@ -121,6 +159,7 @@ class TrainerSettings:
     accelerator: str = "cpu"
     devices: int = 1  # workers on each node
     num_nodes: int = 1
+    precision: str = "32-true"  # of a repair's arithmetic; 16-mixed (GPU) and bf16-mixed round more and take less time
 
 
 @dataclass
@@ -128,6 +167,8 @@ class Config:
     """All settings of a run."""
 
     pair: Pair = field(default_factory=Pair)
+    models: Models = field(default_factory=Models)
+    preflight: Preflight = field(default_factory=Preflight)
     data: Data = field(default_factory=Data)
     split: Split = field(default_factory=Split)
     search: SearchSettings = field(default_factory=SearchSettings)

@@ -4,14 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dflare.errors import InputError
-from dflare.seeds import Seeds, pixel_hash
+from dflare.seeds import Seeds, distinct
 from experiments import readers
-from experiments.images import resize, show_size
+from experiments.arrays import read_arrays
+from experiments.folders import read_imagefolder, read_plain
+from experiments.images import Size, resize, show_size
+from experiments.kinds import kind_of
+from experiments.metadata import read_metadata
 
 
 @dataclass(frozen=True)
@@ -48,31 +51,50 @@ READERS: dict[str, Callable[[Path, bool], readers.Arrays]] = {
     "fashion_mnist": readers.read_fashion_mnist,
     "cifar10": readers.read_cifar10,
 }
-"""Name -> (root, download) -> arrays. Sets of one fixed image size; `imagefolder` is read apart, it needs a size."""
+"""Published sets: name -> (root, download) -> arrays."""
 
-DATA_NAMES = (*READERS, "imagefolder")
+FOLDERS: dict[str, Callable[[Path, Size | None], readers.Arrays]] = {
+    "imagefolder": read_imagefolder,
+    "images": read_plain,
+    "metadata": read_metadata,
+}
+"""One's own image files, of any size: name -> (root, size) -> arrays."""
+
+DATA_NAMES = (*READERS, *FOLDERS, "arrays")
 
 
-def load_data(name: str, root: str | None = None, download: bool = False, image_size: int | None = None) -> Data:
-    """The data set of that name, read from `root`.
+def load_data(
+    name: str | None = None,
+    root: str | None = None,
+    download: bool = False,
+    image_size: int | Size | None = None,
+    fallback_size: Size | None = None,
+) -> Data:
+    """The data set of that name, read from `root`; without a name what lies there, see `kinds.kind_of`.
 
-    `root` defaults to the folder `data` in $DFLARE_BENCH where that holds the set, and to `data` otherwise.
-    Nothing is downloaded unless `download`. With `image_size` (pixels) images are resized so that the shorter side
-    fits, and cropped about the centre; an `imagefolder` of several sizes needs it.
+    For published sets `root` defaults to the folder `data` in $DFLARE_BENCH where that holds the set, and to `data`
+    otherwise. Nothing is downloaded unless `download`. With `image_size` (pixels; a side of a square, or height and
+    width) images are resized so that they just cover it, and cropped about the centre; image files in folders come in
+    `fallback_size` where there is no `image_size`, and must have one size without either.
     Raises `InputError` for an unknown name, missing or unreadable data.
     """
-    if image_size is not None and image_size < 1:
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if size is not None and min(size) < 1:
         raise InputError(f"data.image_size must be at least 1 pixel, got {image_size}")
-    if name == "imagefolder":
-        if root is None:
-            raise InputError("data.name=imagefolder needs data.root, the folder that holds the images")
-        return _data(name, readers.read_folder(Path(root), image_size))
-    if name not in READERS:
+    if name is not None and name not in DATA_NAMES:
         raise InputError(f"data.name must be one of {', '.join(DATA_NAMES)}, got {name!r}")
-    arrays = READERS[name](Path(root) if root is not None else readers.default_root(name), download)
-    if image_size is not None:
-        test = None if arrays.test is None else resize(arrays.test, image_size)
-        arrays = arrays._replace(train=resize(arrays.train, image_size), test=test)
+    if name not in READERS and root is None:
+        raise InputError(f"data.name={name or 'null'} needs data.root, the file or folder that holds the images")
+    name = name or kind_of(Path(str(root)))
+    if name in FOLDERS:
+        return _data(name, FOLDERS[name](Path(str(root)), size or fallback_size))
+    if name == "arrays":
+        arrays = read_arrays(Path(str(root)))
+    else:
+        arrays = READERS[name](Path(root) if root is not None else readers.default_root(name), download)
+    if size is not None:
+        test = None if arrays.test is None else resize(arrays.test, size)
+        arrays = arrays._replace(train=resize(arrays.train, size), test=test)
     return _data(name, arrays)
 
 
@@ -86,13 +108,13 @@ def assign_sides(data: Data, split: tuple[float, float, float]) -> tuple[Seeds, 
     """
     check_split(split)
     train_share, validate_share, _ = split
-    everything = _distinct(data.train_images, data.train_labels)
+    everything = distinct(data.train_images, data.train_labels)
     if data.test_images is None:
         place = _place(everything)
         ends = (train_share, train_share + validate_share)
         judge = everything.take(place >= ends[1])
     else:
-        judge = _distinct(data.test_images, data.test_labels)
+        judge = distinct(data.test_images, data.test_labels)
         everything = everything.take(~torch.isin(everything.ids, judge.ids))
         place = _place(everything)
         ends = (train_share / (train_share + validate_share), 1.0)
@@ -115,13 +137,6 @@ def check_split(split: tuple[float, float, float]) -> None:
         raise InputError(f"split.train, split.validate and split.judge must sum to 1, got {sum(split):g}")
 
 
-def _distinct(images: Tensor, labels: Tensor | None) -> Seeds:
-    """The images without repetitions (the first of equal ones stays), ordered by id."""
-    ids, first = np.unique(pixel_hash(images).numpy(), return_index=True)
-    rows = torch.from_numpy(first)
-    return Seeds(images[rows], torch.from_numpy(ids), None if labels is None else labels[rows])
-
-
 def _place(seeds: Seeds) -> Tensor:
     """Where the ids lie in their range, (n,) float64 in [0, 1]."""
     return seeds.ids.double() / 2.0**63
@@ -133,6 +148,11 @@ def _data(name: str, arrays: readers.Arrays) -> Data:
             f"training and test images of {name} must have one size, got {show_size(arrays.train)} and "
             f"{show_size(arrays.test)}; set data.image_size"
         )
+    for labels in (arrays.train_labels, arrays.test_labels):
+        if labels is not None and len(labels) and not 0 <= labels.min() <= labels.max() < len(arrays.class_names):
+            raise InputError(
+                f"labels of {name} must be in [0, {len(arrays.class_names)}), got {labels.min()} to {labels.max()}"
+            )
     train_labels, test, test_labels = (
         None if array is None else torch.from_numpy(array)
         for array in (arrays.train_labels, arrays.test, arrays.test_labels)

@@ -1,13 +1,18 @@
-"""What a run ran on: versions, processor, commit, and the models' files."""
+"""What a run ran on: versions, processor, commit, and the models with what answers for them."""
 
-import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from dflare.hashing import file_hash as file_hash  # for those who hash other files of a run
+
+if TYPE_CHECKING:
+    from experiments.opening import Source
 
 PACKAGES = (
     "dflare",
@@ -24,8 +29,8 @@ PACKAGES = (
 )
 
 
-def environment(models: dict[str, Path]) -> dict[str, Any]:
-    """Versions, processor with its flags, commit of the code, and each model file with its size and hash."""
+def environment(models: "Mapping[str, Path | Source]") -> dict[str, Any]:
+    """Versions, processor with its flags, threads, determinism, commit of the code, and each model's fingerprint."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -34,22 +39,30 @@ def environment(models: dict[str, Path]) -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "gpus": _gpus(),
+        "threads": _threads(),
+        "deterministic": _deterministic(),
         "commit": _commit(),
-        "models": {name: fingerprint(path) for name, path in models.items()},
+        "models": {name: fingerprint(model) for name, model in models.items()},
     }
 
 
-def fingerprint(path: Path) -> dict[str, Any]:
-    """Name, size in bytes and SHA-256 of a model file, and the runtime that answers for it."""
-    from dflare.opening import runtime_of  # brings torch along
+def fingerprint(model: "Path | Source") -> dict[str, Any]:
+    """What a model is (`dflare.fingerprint`) and what answers for it: a file, or where the settings say it comes from.
 
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": file_hash(path), "runtime": runtime_of(path)}
+    Opens the model to count what is in it; a program only where the source allows it.
+    """
+    import torch  # what is imported here brings it along
 
+    from dflare.fingerprint import code_fingerprint, fingerprint
+    from dflare.formats import sniff
+    from experiments.opening import Source, answered_by
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    source = Source(str(model)) if isinstance(model, Path) else model
+    runtime, threads = answered_by(source, "default"), torch.get_num_threads()
+    if source.file is None:
+        return code_fingerprint(source.where, source.weights, runtime=runtime, threads=threads)
+    form, allowed = sniff(source.file), source.allow_code
+    return fingerprint(source.file, form, runtime=runtime, threads=threads, allow_code=allowed)
 
 
 def _version(name: str) -> str | None:
@@ -67,8 +80,8 @@ def _processor() -> dict[str, Any]:
             key, _, value = line.partition(":")
             if key.strip() == "model name":
                 found["name"] = value.strip()
-            elif key.strip() == "flags":
-                wanted = ("avx", "amx", "fma", "sse4", "vnni", "f16c")
+            elif key.strip() in ("flags", "Features"):  # the latter on ARM
+                wanted = ("avx", "amx", "fma", "sse4", "vnni", "f16c", "asimd", "sve", "sme", "i8mm", "bf16")
                 found["flags"] = sorted(flag for flag in value.split() if any(part in flag for part in wanted))
                 break
     return found
@@ -78,6 +91,25 @@ def _gpus() -> list[str]:
     import torch
 
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def _threads() -> dict[str, Any]:
+    """How many threads torch uses, and what the environment says of it."""
+    import torch
+
+    named = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")
+    return {"torch": torch.get_num_threads(), **{name: os.environ.get(name) for name in named}}
+
+
+def _deterministic() -> dict[str, Any]:
+    """Whether torch is held to deterministic algorithms, and what bears on it on a GPU."""
+    import torch
+
+    return {
+        "algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "CUBLAS_WORKSPACE_CONFIG": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    }
 
 
 def _commit() -> str | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dflare.errors import InputError
-from experiments.config import Config, Pair
+from experiments.config import Config
 from experiments.process import prepare
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ class Request:
     """Which triggers to ask of which models, and how."""
 
     folder: str  # with the shards of a search
-    pair: dict[str, Any]  # the fields of `experiments.config.Pair`; the two files, or the name of an in-memory pair
+    models: list[dict[str, Any]]  # original and compressed, as `Source.to_json`; none for a pair in memory
+    name: str  # of the pair
     runtimes: list[str]
     repeats: int  # how often each trigger is asked
     threads: int  # of torch
@@ -59,21 +60,21 @@ def respond(request: Request) -> Iterator[dict[str, Any]]:
 
     for runtime in request.runtimes:
         start = time.monotonic()
-        pair = ModelPair(*_models(Pair(**request.pair), runtime))
+        pair = ModelPair(*_models(request, runtime))
         for images in _images(Path(request.folder)).split(PART):
             yield {"runtime": runtime, **verified(ask_again(pair, images, request.repeats)).counts()}
         yield {"runtime": runtime, "seconds": round(time.monotonic() - start, 2)}
 
 
-def _models(pair: Pair, runtime: str) -> "tuple[Classifier, Classifier]":
+def _models(request: Request, runtime: str) -> "tuple[Classifier, Classifier]":
     """The original and the compressed model, freshly opened."""
-    if pair.name is not None:
+    if not request.models:
         from experiments.imagenet import open_imagenet_pair
 
-        return open_imagenet_pair(pair.name, download=False)
-    from experiments.opening import open_shown
+        return open_imagenet_pair(request.name, download=False)
+    from experiments.opening import Source
 
-    original, compressed = (open_shown(Path(str(path)), pair, runtime) for path in (pair.original, pair.compressed))
+    original, compressed = (Source.from_json(model).open(runtime) for model in request.models)
     return original, compressed
 
 

@@ -7,7 +7,7 @@ so they can be searched and judged, not repaired. Images are RGB, best at the si
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,21 @@ class ImageNetClassifier:
     def __init__(self, network: nn.Module) -> None:
         self.network = network.eval()
         self.mean, self.std = (torch.tensor(values).view(3, 1, 1) for values in (_MEAN, _STD))
+        self.integers = any("quantized" in type(part).__module__ for part in network.modules())
+
+    def to(self, device: torch.device) -> str | None:
+        """Compute on a device from now on; None, or why it stays (torch computes int8 networks on the CPU only)."""
+        if self.integers and device.type != "cpu":
+            return "torch has no GPU kernels for torchvision's int8 networks"
+        self.network.to(device)
+        self.mean, self.std = self.mean.to(device), self.std.to(device)
+        return None
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3:
             raise InputError(f"ImageNet models take images (n, 3, height, width), got {tuple(images.shape)}")
-        with _any_kernel():
+        with _any_kernel() if self.integers else nullcontext():
             return self.network((images - self.mean) / self.std)
 
 

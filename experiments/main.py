@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dflare.errors import InputError, OutOfTime
 from experiments.config import Config
+from experiments.opening import ALLOW_CODE
 from experiments.settings import load_config, to_yaml
 from experiments.workers import LostWorker, Place, find_place, leave, may_lead
 
@@ -20,7 +21,8 @@ EPILOG = """\
 settings:
   Give YAML files (a path, or the name of a shipped configuration such as mnist-lenet5) and key=value pairs, e.g.
     dflare loop mnist-lenet5 pair.name=mnist-lenet5-pruned loop.rounds=2
-  Without any, the digits of scikit-learn and a pruned CNN are used. --print-config shows every key.
+  Without any, the digits of scikit-learn and a pruned CNN are used. --print-config shows every key; docs/ has more:
+  your own models and images in models.md, strategies and mutations in search.md, several workers in scale.md.
 
 exit codes:
   0 the gate passed (or there is none to pass)   1 the gate failed
@@ -59,7 +61,7 @@ def _run(options: argparse.Namespace, settings: Config, place: Place) -> int:
         if place.rank == 0:
             print(to_yaml(settings), end="")
         return 0
-    verb, arguments = _VERBS[options.verb], [options.verb, *options.settings]
+    verb, arguments = _VERBS[options.verb], [options.verb, *options.settings, *[ALLOW_CODE] * options.allow_code]
     if not verb.searches:
         return verb.run(settings, Place(), arguments) if place.rank == 0 else 0
     if place.rank > 0:
@@ -97,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=text, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
         verb.add_argument("settings", nargs="*", metavar="config.yaml | key=value")
         verb.add_argument("--print-config", action="store_true", help="show the resolved settings and stop")
+        verb.add_argument(
+            ALLOW_CODE, action="store_true", help="run programs: a pair's module:function or TorchScript file"
+        )
     report = verbs.add_parser("report", help="write report.json and report.md of a run folder again")
     report.add_argument("run_dir", metavar="run_dir")
     return parser
@@ -114,15 +119,16 @@ def _staged(stages: Callable[["Run"], int | None]) -> Callable[[Config, Place, S
 
     def verb(settings: Config, place: Place, arguments: Sequence[str]) -> int:
         from experiments.crew import joined
+        from experiments.devices import describe
+        from experiments.making import make_subject
         from experiments.process import prepare
         from experiments.run import Run
         from experiments.runfolder import open_run, write_environment
-        from experiments.subject import make_subject
 
         prepare(settings, place.here)
         with joined(place, arguments) as crew, open_run(settings) as folder:
-            subject = make_subject(settings, progress=sys.stderr.isatty())
-            write_environment(folder, subject.files, subject.fingerprints())
+            subject = make_subject(settings, sys.stderr.isatty(), ALLOW_CODE in arguments, place.rank % place.here)
+            write_environment(folder, subject.sources, subject.fingerprints(), describe(subject.placer.device))
             return stages(Run(subject, settings, folder, crew)) or 0
 
     return verb

@@ -1,38 +1,136 @@
-"""Model files of a pair as the settings say they are shown images."""
+"""One's own models as the settings say where they are and how they are shown images."""
 
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from dflare.classifiers import Classifier
 from dflare.errors import InputError
-from dflare.opening import format_of, open_classifier, runtime_of
-from dflare.preprocess import Preprocessed, is_identity
-from experiments.config import Pair
+from dflare.fingerprint import code_fingerprint, external_files
+from dflare.formats import sniff
+from dflare.hashing import file_hash
+from dflare.interface import Interface
+from dflare.origins import is_reference
+from experiments.config import Models, ModelSettings
+
+if TYPE_CHECKING:
+    from dflare.shown import Shown
+
+ALLOW_CODE = "--allow-code"
+"""The command line's leave to run programs that models are."""
+
+AS_IT_SAYS = Interface()
+"""Nothing is said of a model: its file decides how it is shown images."""
+
+WHICH = ("original", "compressed")
 
 
-def open_shown(path: Path, pair: Pair, runtime: str = "default") -> Classifier:
-    """A freshly opened model with the pair's preprocessing, where it has any, under the kernels of a runtime.
+@dataclass(frozen=True)
+class Source:
+    """Where one model of a pair comes from and how it is shown images."""
 
-    Raises `InputError` like `open_classifier`.
-    """
-    classifier = open_classifier(path, kernels=_kernels(path, runtime))
-    numbers = pair.input_scale, pair.input_mean, pair.input_std
-    return classifier if is_identity(*numbers) else Preprocessed(classifier, *numbers)
+    where: str  # a file, or module:function
+    interface: Interface = AS_IT_SAYS
+    weights: Path | None = None  # of a module:function
+    allow_code: bool = False
+
+    @property
+    def file(self) -> Path | None:
+        """The model's file; None for a function."""
+        return None if is_reference(self.where) else Path(self.where)
+
+    def at(self, path: Path) -> "Source":
+        """Another file that is shown images like this one."""
+        return replace(self, where=str(path), weights=None)
+
+    def open(self, runtime: str = "default") -> "Shown":
+        """The model, freshly opened, under the kernels of a runtime where its format has them.
+
+        Raises `InputError` for what cannot be opened.
+        """
+        from dflare.opening import open_classifier
+        from dflare.shown import Shown
+        from dflare.usercode import call_reference
+
+        path = self.file
+        if path is None:
+            model = call_reference(self.where, self.weights, self.allow_code)
+            return Shown(model, self.interface, model.takes, f"the model of {self.where}")
+        if self.weights is not None:
+            raise InputError(f"models.*.weights are for a module:function, {path} is a file with weights of its own")
+        return open_classifier(path, self.interface, kernels=kernels_of(path, runtime), allow_code=self.allow_code)
+
+    def facts(self) -> list[Any]:
+        """What its answers hang on, as plain JSON: hashes of its files, and how it is shown images."""
+        path = self.file
+        if path is None:
+            code = code_fingerprint(self.where, self.weights)
+            return [self.where, code["sha256"], code["external"], asdict(self.interface)]
+        return [file_hash(path), external_files(path, sniff(path)), asdict(self.interface)]
+
+    def to_json(self) -> dict[str, Any]:
+        """The source as plain JSON, which `from_json` takes back."""
+        return asdict(self) | {"weights": None if self.weights is None else str(self.weights)}
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> "Source":
+        """The source that `to_json` wrote."""
+        weights = None if value["weights"] is None else Path(value["weights"])
+        return Source(**value | {"interface": Interface(**value["interface"]), "weights": weights})
 
 
-def answered_by(path: Path, runtime: str) -> str:
-    """Package, version and kernels that answer for a model file under a runtime, such as "onnxruntime 1.31.1"."""
-    return runtime_of(path, _kernels(path, runtime))
+def is_code(where: str) -> bool:
+    """Whether opening a model means to run a program: a module:function, or a TorchScript file."""
+    if is_reference(where):
+        return True
+    try:
+        return sniff(Path(where)) == "torchscript"
+    except InputError:
+        return False  # which will be said where it is opened
 
 
-def check_runtimes(runtimes: list[str], files: list[Path]) -> None:
-    """Raise `InputError` for a runtime that the format of no file of the pair has; no files: a pair in memory."""
-    right = list(dict.fromkeys(name for path in files for name in format_of(path).kernels)) or ["default"]
+def source_of(where: str, which: str, models: Models, allow_code: bool) -> Source:
+    """The source of the model `which` (of `WHICH`) with its interface; raises `InputError` for a bad one."""
+    own: ModelSettings = getattr(models, which)
+    weights = own.weights or models.both.weights
+    try:
+        interface = interface_of(own).over(interface_of(models.both))
+    except InputError as error:  # the two do not go together
+        raise InputError(f"models.{which} with models.both: {error}") from error
+    return Source(where, interface, None if weights is None else Path(weights), allow_code)
+
+
+def interface_of(settings: ModelSettings, prefix: str = "models.*.") -> Interface:
+    """The settings of a model as its interface; raises `InputError` that names `prefix` and the key."""
+    try:
+        return Interface(**{entry.name: getattr(settings, entry.name) for entry in fields(Interface)})
+    except InputError as error:
+        raise InputError(f"{prefix}{error}") from error
+
+
+def answered_by(source: Source, runtime: str) -> str:
+    """What answers for a model under a runtime: package, version and kernels, such as "onnxruntime 1.31.1"."""
+    from dflare.opening import runtime_of
+
+    if source.file is None:
+        import torch
+
+        return f"{source.where}, torch {torch.__version__}"
+    return runtime_of(source.file, kernels_of(source.file, runtime))
+
+
+def check_runtimes(runtimes: list[str], formats: list[str]) -> None:
+    """Raise `InputError` for a runtime that no format of the pair's files has; no files: a pair in memory."""
+    from dflare.opening import FORMATS
+
+    right = list(dict.fromkeys(name for form in formats for name in FORMATS[form].kernels)) or ["default"]
     for name in runtimes:
         if name not in right:
-            what = " and ".join(dict.fromkeys(path.suffix for path in files)) or "opened in memory"
+            what = " and ".join(dict.fromkeys(FORMATS[form].ending for form in formats)) or "opened in memory"
             raise InputError(f"verify.runtimes must be of {', '.join(right)} for a pair {what}, got {name!r}")
 
 
-def _kernels(path: Path, runtime: str) -> str:
+def kernels_of(path: Path, runtime: str) -> str:
     """A file whose format lacks the runtime is asked as always: the two files of a pair may have two formats."""
+    from dflare.opening import format_of
+
     return runtime if runtime in format_of(path).kernels else "default"

@@ -9,7 +9,6 @@ import numpy as np
 from dflare.errors import InputError
 from experiments import downloads
 from experiments.formats import read_batch, read_idx, read_mosaics
-from experiments.images import read_images
 
 
 class Arrays(NamedTuple):
@@ -25,15 +24,26 @@ class Arrays(NamedTuple):
 _DIGITS = tuple("0123456789")
 _FASHION = ("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "cifar*10*"}
+
+PLACES = {
+    "mnist": ("MNIST/raw",),
+    "fashion_mnist": ("FashionMNIST/raw",),
+    "cifar10": ("cifar-10-batches-py", "cifar10/cifar10_labels.npz"),
+}
+"""What a published set is known by, below the folder that holds it; any of them will do."""
 
 
 def default_root(name: str) -> Path:
     """The folder `data` in $DFLARE_BENCH where that holds the set, else `data` in the working directory."""
     bench = os.environ.get("DFLARE_BENCH")
-    if bench and any((Path(bench) / "data").glob(_FOLDERS.get(name, "-"))):
+    if bench and is_there(name, Path(bench) / "data"):
         return Path(bench) / "data"
     return Path("data")
+
+
+def is_there(name: str, root: Path) -> bool:
+    """Whether a folder holds the published set of that name."""
+    return any((root / place).exists() for place in PLACES.get(name, ()))
 
 
 def read_digits(root: Path, download: bool) -> Arrays:
@@ -111,41 +121,3 @@ def _present(folder: Path, name: str) -> Path:
             "or set data.download=true"
         )
     return found
-
-
-def read_folder(root: Path, image_size: int | None) -> Arrays:
-    """Image files in folders named after their classes, RGB.
-
-    `root`/train/<class>/* with `root`/test/<class>/* or `root`/val/<class>/*, or `root`/<class>/* without a test
-    split; images without class folders have no labels. Classes are sorted by name; names that begin with a dot are
-    passed over.
-    """
-    if not root.is_dir():
-        raise InputError(f"expected a folder of images at {root} (data.root), found none")
-    train = root / "train"
-    test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
-    if not train.is_dir() or test is None:
-        only = train if train.is_dir() else test or root
-        return Arrays(*_read_classes(only, image_size))
-    names, images, labels = _read_classes(train, image_size)
-    test_names, test_images, test_labels = _read_classes(test, image_size)
-    if names != test_names:
-        differing = ", ".join(sorted(set(names) ^ set(test_names)))
-        raise InputError(f"{train} and {test} must hold the same classes, they differ in {differing}")
-    return Arrays(names, images, labels, test_images, test_labels)
-
-
-def _read_classes(folder: Path, image_size: int | None) -> tuple[tuple[str, ...], np.ndarray, np.ndarray | None]:
-    """Class names, images and labels of one split."""
-    classes = sorted(path for path in _visible(folder) if path.is_dir())
-    groups = [_visible(place) for place in classes or [folder]]
-    for place, paths in zip(classes or [folder], groups, strict=True):
-        if not paths:
-            raise InputError(f"expected image files in {place}, found none")
-    images = read_images([path for paths in groups for path in paths], image_size)
-    labels = np.repeat(np.arange(len(groups)), [len(paths) for paths in groups])
-    return tuple(place.name for place in classes), images, labels.astype(np.int64) if classes else None
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

@@ -52,7 +52,7 @@ def train_model(
         return target
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    options, trainable = settings.repair, open_trainable(start)
+    options, trainable = settings.repair, open_trainable(start, oracle.subject.source(start).interface)
     learn, watch = images
     if len(learn) and steps != 0:
         schedule = Schedule(
@@ -60,8 +60,9 @@ def train_model(
             learning_rate,
             min(options.validate_every, options.steps),
             options.patience,
-            settings.trainer.accelerator,
+            oracle.subject.placer.device,
             progress=not quiet(),
+            precision=settings.trainer.precision,
         )
         data = _data(settings, oracle, learn, watch, seed)
         recipe = find_recipe(options.recipe)

@@ -16,9 +16,11 @@ from experiments.files import parse_json, read_json, read_lines, write_atomic
 from experiments.gate import judge_gate
 from experiments.pictures import write_pictures
 from experiments.report_markdown import ALL_ROLLED_BACK, markdown
+from experiments.report_models import models_of, runtime_warnings
 from experiments.report_rows import comparison, short
 from experiments.report_schema import conform
 from experiments.report_verification import add_verification, doubts
+from experiments.settings import first_line
 from repair.metrics import plain
 
 SCHEMA_VERSION = 1
@@ -52,6 +54,7 @@ def summary_text(report: Mapping[str, Any]) -> str:
         sentences.append(headline["beats_placebo_words"] or "No placebo was run.")
         sentences += [ALL_ROLLED_BACK] if headline["rolled_back"] else []
     sentences += doubts(report["rounds"])
+    sentences += [f"Warning: {text}." for text in report["warnings"]]
     for sentence in sentences:
         lines += wrap(_line(sentence), WIDTH, initial_indent="  ", subsequent_indent="    ")
     if headline is not None:
@@ -79,6 +82,8 @@ def _assemble(run_dir: Path, settings: dict[str, Any]) -> dict[str, Any]:
         "gate": {"passed": gate.passed, "reasons": gate.reasons, "met": gate.met},
         "config": settings,
         "environment": environment,
+        "models": models_of(environment, str(run_dir / "environment.json")),
+        "warnings": runtime_warnings(environment),
         "pair": {**_mapping(settings.get("pair")), **_mapping(environment.get("pair"))},
         "rounds": _rounds(run_dir / "rounds.jsonl"),
         "headline": headline,
@@ -90,8 +95,7 @@ def _settings(path: Path) -> dict[str, Any]:
     try:
         settings = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"expected the settings of a run in {path}: {reason}") from error
+        raise InputError(f"expected the settings of a run in {path}: {first_line(error)}") from error
     if not isinstance(settings, dict):
         raise InputError(f"expected keys and values in {path}, got {type(settings).__name__}")
     return {str(key): value for key, value in settings.items()}

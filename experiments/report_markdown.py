@@ -1,12 +1,13 @@
 """The page that people read: report.md, verdict first."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.pictures import Picture
+from experiments.report_models import ELSEWHERE, continued_at, model_section
 from experiments.report_rows import SHARE, comparison, dig, full, short
+from experiments.report_text import escape, fenced, table
 from experiments.report_verification import HEADER, verification_rows
 from repair.verdict import percent
 
@@ -38,30 +39,10 @@ def markdown(report: Mapping[str, Any], pictures: Sequence[Picture], settings: s
         _searches(report["rounds"], headline),
         _verifications(report["rounds"]),
         _pictures(pictures),
+        model_section(report["models"], report["warnings"]),
         _environment(report, settings),
     ]
     return "\n".join(line for part in parts for line in part).rstrip() + "\n"
-
-
-def escape(value: Any) -> str:
-    """Text that Markdown shows as it is, on one line: punctuation with a meaning gets a backslash.
-
-    So do addresses (`://`, `www.`, `@`), so that a path or a name cannot become a link.
-    """
-    line = "".join(character if character.isprintable() else " " for character in str(value))
-    return re.sub(r"([\\`*_\[\]<>~|&#!@]|:(?=//)|(?<=www)\.)", r"\\\1", line)
-
-
-def fenced(text: str, language: str = "") -> list[str]:
-    """A code block whose fence is longer than any run of backticks in the text."""
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return [fence + language, *text.rstrip("\n").split("\n"), fence, ""]
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> list[str]:
-    """A Markdown table, its first column left-aligned, others right if they are numbers; cells are escaped already."""
-    rule = [":--"] + ["--:" if numbers else ":--"] * (len(header) - 1)
-    return [f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)] + [""]
 
 
 def _verdict(report: Mapping[str, Any]) -> list[str]:
@@ -179,7 +160,8 @@ def _pictures(pictures: Sequence[Picture]) -> list[str]:
 
 def _environment(report: Mapping[str, Any], settings: str) -> list[str]:
     facts = {"created": report["created"], **{f"pair {key}": value for key, value in report["pair"].items()}}
-    facts |= report["environment"]
+    facts |= {key: value for key, value in report["environment"].items() if key not in ELSEWHERE}
+    facts["continued"] = continued_at(report["environment"])
     shown = {key: json.dumps(value) if isinstance(value, dict | list) else value for key, value in facts.items()}
     rows = [(escape(key), escape(value)) for key, value in shown.items() if value is not None]
     return [

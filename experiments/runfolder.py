@@ -1,20 +1,26 @@
 """A run folder: the only interface between stages. Opened by one process at a time, for one configuration."""
 
 import json
+import platform
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from dflare.errors import InputError
 from experiments.config import Config
-from experiments.environment import environment, fingerprint
+from experiments.continuing import added, check_contents, warnings_of
+from experiments.environment import environment
 from experiments.files import append_line, parse_json, read_json, read_lines, write_atomic
 from experiments.settings import as_dict, read_yaml, to_yaml
+
+if TYPE_CHECKING:
+    from experiments.opening import Source
 
 FREE = (
     "run_dir",
@@ -112,34 +118,44 @@ def _wait_for_workers(folder: Path) -> None:
             raise InputError(f"workers of a run that was stopped are still in {folder}; wait for them") from error
 
 
-def write_environment(run: RunFolder, models: dict[str, Path], images: dict[str, str]) -> None:
-    """Write `environment.json` on the first run; the versions of a continued one are added beside it.
+def write_environment(
+    run: RunFolder,
+    models: "Mapping[str, Path | Source]",
+    images: dict[str, str],
+    device: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `environment.json` on the first run; what a continued one runs on is added beside it.
 
-    `images` are fingerprints of the three sides. Raises `InputError` when the run began with other models or images.
+    `images` are fingerprints of the three sides, `device` says where the models compute. Raises `InputError` when the
+    run began with other models or images; another runtime is warned of on stderr.
     """
-    path, now = run.path / "environment.json", {**environment(models), "images": images}
-    earlier = read_json(path) if path.exists() else None
-    if earlier is None:
+    path, now = run.path / "environment.json", {**environment(models), "images": images, "device": dict(device or {})}
+    if not path.exists():
         write_atomic(path, _json(now))
         return
-    _compare_inputs(run.path, earlier, now)
-    if _lasting(earlier) != _lasting(now):
-        write_atomic(path, _json({**earlier, "continued": [*earlier.get("continued", []), now]}))
+    known = read_json(path)
+    check_contents(run.path, known, now)
+    warnings = warnings_of(known, now)
+    for text in warnings:
+        print(f"dflare: warning: {text}", file=sys.stderr)
+    write_atomic(path, _json(added(known, "continued", now, warnings)))
 
 
-def check_same(folder: Path, models: dict[str, Path], images: dict[str, str]) -> None:
-    """Raise `InputError` when a worker has other models or images than the leader, who wrote `environment.json`."""
-    now = {"models": {name: fingerprint(path) for name, path in models.items()}, "images": images}
-    _compare_inputs(folder, read_json(folder / "environment.json"), now)
+def check_same(folder: Path, models: "Mapping[str, Path | Source]", images: dict[str, str]) -> None:
+    """Raise `InputError` when a worker has other models or images than the leader, who wrote `environment.json`.
 
-
-def _compare_inputs(folder: Path, earlier: dict[str, Any], now: dict[str, Any]) -> None:
-    for kind in ("models", "images"):
-        changed = [key for key, value in now[kind].items() if earlier.get(kind, {}).get(key) != value]
-        if changed:
-            raise InputError(
-                f"the run folder {folder} was begun with other {kind} ({', '.join(changed)}); choose another run_dir"
-            )
+    A worker that has another runtime says so, past what keeps workers silent, and adds it to that file.
+    """
+    path, now = folder / "environment.json", {**environment(models), "images": images}
+    check_contents(folder, read_json(path), now)
+    with FileLock(folder / ".lock.environment"):
+        known = read_json(path)
+        leader = known.get("continued", [known])[-1]
+        warnings = warnings_of(leader, now, f"on {platform.node() or 'another node'}")
+        if warnings and sys.__stderr__ is not None:
+            print(*(f"dflare: warning: {text}" for text in warnings), sep="\n", file=sys.__stderr__, flush=True)
+        if warnings:
+            write_atomic(path, _json(added(known, "workers", now, warnings)))
 
 
 def _forget(folder: Path) -> None:
@@ -148,14 +164,10 @@ def _forget(folder: Path) -> None:
         return
     for one in rounds:  # nothing has been found yet
         shutil.rmtree(one)
-    for name in ("config.yaml", "environment.json", ".lock"):
+    for name in ("config.yaml", "environment.json", ".lock.environment", ".lock"):
         (folder / name).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
-
-
-def _lasting(found: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in found.items() if key not in ("created", "continued")}
 
 
 def _compare(known: Path, settings: Config) -> None:

@@ -20,6 +20,7 @@ from dflare.shards import Shards, read_endings, read_shrunk, read_triggers, shar
 from dflare.strategies import find_strategy, make_kernel
 from dflare.triggers import Side, TriggerSet, concatenate
 from dflare.walk import anywhere
+from experiments.choosing import choose_seeds
 from experiments.config import Config
 from experiments.crew import ALONE, Crew, Outcome
 from experiments.shrinking import limits_of, shrink_side
@@ -129,7 +130,7 @@ def _kernel(pair: ModelPair, subject: Subject, settings: Config, model: Path | N
     if needed.references:
         references = References.ask(pair, side.images[: options.references], size)
     if needed.gradients:
-        gradients = gradients_of(subject, settings.pair, model)
+        gradients = gradients_of(subject, model)
     limits = limits_of(options)
     hold = limits.hold if limits != Limits() else anywhere
     return make_kernel(
@@ -146,7 +147,10 @@ def side_seeds(subject: Subject, settings: Config, side: Side) -> Seeds:
     """The seeds that a search of the side takes."""
     options = settings.search
     counts = {Side.train: options.seeds, Side.validate: options.validate_seeds, Side.judge: options.judge_seeds}
-    return subject.sides[side].take(slice(counts[side]))
+    seeds, predicted = subject.sides[side], None
+    if options.choose == "balanced" and seeds.labels is None:
+        predicted = subject.predicted(side)
+    return choose_seeds(seeds, counts[side], options.choose, predicted)
 
 
 def check_hope(folder: Path, side: Side) -> None:

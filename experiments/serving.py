@@ -13,6 +13,7 @@ from dflare.errors import InputError
 from experiments.config import Config
 from experiments.crew import Crew, Outcome, joined
 from experiments.launching import end_with_starter
+from experiments.opening import ALLOW_CODE
 from experiments.process import prepare
 from experiments.workers import LostWorker, Place
 
@@ -28,7 +29,7 @@ def serve(settings: Config, place: Place, arguments: Sequence[str]) -> NoReturn:
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             prepare(settings, place.here)
             with joined(place, arguments) as crew:
-                work(settings, crew)
+                work(settings, crew, ALLOW_CODE in arguments)
         code = 0
     except (KeyboardInterrupt, LostWorker):
         pass
@@ -40,11 +41,11 @@ def serve(settings: Config, place: Place, arguments: Sequence[str]) -> NoReturn:
     os._exit(code)  # threads may be waiting for a leader who is gone
 
 
-def work(settings: Config, crew: Crew) -> None:
+def work(settings: Config, crew: Crew, allow_code: bool) -> None:
     """Search, share after share; models and images are opened for the first one, when the leader has made them."""
+    from experiments.making import make_subject
     from experiments.runfolder import as_worker, check_same
     from experiments.searching import search_share
-    from experiments.subject import make_subject
 
     subject, folder = None, Path(str(settings.run_dir))
     with ExitStack() as stack:
@@ -52,8 +53,8 @@ def work(settings: Config, crew: Crew) -> None:
             try:
                 if subject is None:
                     stack.enter_context(as_worker(folder, crew.place.rank))
-                    subject = make_subject(settings, progress=False)
-                    check_same(folder, subject.files, subject.fingerprints())
+                    subject = make_subject(settings, False, allow_code, crew.place.rank % crew.place.here)
+                    check_same(folder, subject.sources, subject.fingerprints())
                 outcome = Outcome(late=search_share(subject, settings, task, crew.place))
             except InputError as error:
                 outcome = Outcome(refusal=str(error))

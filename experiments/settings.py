@@ -12,8 +12,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from dflare.errors import InputError
-from dflare.preprocess import check_preprocessing
-from experiments.config import Config, Pair
+from dflare.origins import in_run_folder
+from experiments.config import Config, Models, ModelSettings
+from experiments.opening import WHICH, interface_of, is_code
 
 SHIPPED = "configs"
 
@@ -27,7 +28,7 @@ def load_config(arguments: Sequence[str]) -> Config:
     config = OmegaConf.structured(Config)
     for argument in (a for a in arguments if "=" not in a):
         path = find_file(argument)
-        config = _merge(config, read_yaml(path), str(path))
+        config = _merge(config, without_code(read_yaml(path), path), str(path))
     for argument in (a for a in arguments if "=" in a):
         config = _merge(config, _parse(argument), f"the argument {argument}")
     settings = _resolved(config)
@@ -43,9 +44,9 @@ def complete(settings: Config) -> Config:
         raise InputError(f"a pair of files needs pair.original and pair.compressed, {missing} is missing")
     if named and settings.pair.name is not None:
         raise InputError("expected either pair.name or pair.original and pair.compressed, got both")
-    if named and settings.data.name is None:
-        raise InputError("a pair of files needs data.name, one of digits, mnist, fashion_mnist, cifar10, imagefolder")
-    _check_input(settings.pair)
+    if named and settings.data.name is None and settings.data.root is None:
+        raise InputError("a pair of one's own models needs data.root, a folder or file of images, or data.name")
+    _check_models(settings.models, named)
     if not named and settings.pair.name is None:
         settings.pair.name = "digits-cnn-pruned"
     if settings.run_dir is None:
@@ -62,15 +63,15 @@ def complete(settings: Config) -> Config:
     return settings
 
 
-def _check_input(pair: Pair) -> None:
-    """Raise `InputError` for a preprocessing that makes no sense, or for one of a pair of the zoo."""
-    numbers = pair.input_scale, pair.input_mean, pair.input_std
-    check_preprocessing(*numbers, prefix="pair.input_")
-    if pair.original is None and numbers != (1, None, None):
-        raise InputError(
-            "pair.input_scale, pair.input_mean and pair.input_std need pair.original and pair.compressed; "
-            "the models of the zoo take images in [0, 1]"
-        )
+def _check_models(models: Models, named: bool) -> None:
+    """Raise `InputError` for an interface that makes no sense, or for one of a pair of the zoo."""
+    for which in ("both", *WHICH):
+        own = getattr(models, which)
+        interface_of(own, f"models.{which}.")
+        if own != ModelSettings() and not named:
+            raise InputError(
+                f"models.{which} needs pair.original and pair.compressed; the models of the zoo take images in [0, 1]"
+            )
 
 
 def check_ranges(settings: Config) -> None:
@@ -86,6 +87,8 @@ def check_ranges(settings: Config) -> None:
         ("search.references", search.references, 1, 2**20),
         ("search.shrink_queries", search.shrink_queries, 1, 2**31),
         ("verify.repeats", settings.verify.repeats, 1, 1000),
+        ("preflight.images", settings.preflight.images, 1, 1_000_000),
+        ("preflight.min_agreement", settings.preflight.min_agreement, 0, 1),
         ("repair.steps", repair.steps, 1, 2**31),
         ("repair.batch_size", repair.batch_size, 2, 2**20),
         ("repair.learning_rate", repair.learning_rate, 0, 10),
@@ -113,8 +116,13 @@ def check_ranges(settings: Config) -> None:
     twice = [name for name in settings.verify.runtimes if settings.verify.runtimes.count(name) > 1]
     if twice:
         raise InputError(f"verify.runtimes names {twice[0]} twice, name it once")
-    if settings.trainer.accelerator != "cpu":
-        raise InputError(f"trainer.accelerator must be cpu, got {settings.trainer.accelerator!r}")
+    for key, name, choices in (
+        ("search.choose", search.choose, ("random", "balanced")),
+        ("trainer.accelerator", settings.trainer.accelerator, ("auto", "cpu", "gpu")),
+        ("trainer.precision", settings.trainer.precision, ("32-true", "16-mixed", "bf16-mixed")),
+    ):
+        if name not in choices:
+            raise InputError(f"{key} must be one of {', '.join(choices)}, got {name!r}")
 
 
 def to_yaml(settings: Config) -> str:
@@ -152,17 +160,34 @@ def read_yaml(path: Path) -> DictConfig:
     try:
         loaded = OmegaConf.load(path)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"expected YAML in {path}: {_first_line(error)}") from error
+        raise InputError(f"expected YAML in {path}: {first_line(error)}") from error
     if not isinstance(loaded, DictConfig):
         raise InputError(f"expected keys and values in {path}, got a list")
     return loaded
+
+
+def without_code(config: DictConfig, path: Path) -> DictConfig:
+    """The configuration of a file; raises `InputError` where it names code to run and lies in a run folder.
+
+    A run folder may come from anyone; what it says is data and never a reason to run a program.
+    """
+    if in_run_folder(path):
+        pair = config.get("pair") or {}
+        for which in WHICH:
+            where = pair.get(which) if isinstance(pair, DictConfig) else None
+            if isinstance(where, str) and is_code(where):
+                raise InputError(
+                    f"pair.{which}={where} in {path} is code, which is never loaded because a run folder says so; "
+                    f"give all settings on the command line or in a file of your own"
+                )
+    return config
 
 
 def _parse(argument: str) -> DictConfig:
     try:
         return OmegaConf.from_dotlist([argument])
     except (YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise InputError(f"expected key=value, got {argument}: {_first_line(error)}") from error
+        raise InputError(f"expected key=value, got {argument}: {first_line(error)}") from error
 
 
 def _merge(config: Any, other: DictConfig, source: str) -> Any:
@@ -178,14 +203,14 @@ def _merge(config: Any, other: DictConfig, source: str) -> Any:
         key = getattr(error, "full_key", None) or "a key"
         if "ListConfig" in str(error):
             raise InputError(f"wrong value for {key} in {source}: expected a list, such as [a,b]") from error
-        raise InputError(f"wrong value for {key} in {source}: {_first_line(error)}") from error
+        raise InputError(f"wrong value for {key} in {source}: {first_line(error)}") from error
 
 
 def _resolved(config: Any) -> Config:
     try:
         return OmegaConf.to_object(config)  # type: ignore[return-value]
     except OmegaConfBaseException as error:  # an interpolation ${…} that leads nowhere
-        raise InputError(f"wrong value for {getattr(error, 'full_key', 'a key')}: {_first_line(error)}") from error
+        raise InputError(f"wrong value for {getattr(error, 'full_key', 'a key')}: {first_line(error)}") from error
 
 
 def _keys(kind: Any, prefix: str = "") -> Iterator[str]:
@@ -204,9 +229,11 @@ def _flat(settings: dict[Any, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     if isinstance(error, MarkedYAMLError) and error.problem and error.problem_mark:
         return f"{error.problem} (line {error.problem_mark.line + 1})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 

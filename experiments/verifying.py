@@ -9,7 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,11 +19,11 @@ from tqdm import tqdm
 from dflare.errors import InputError
 from dflare.search import Ending
 from dflare.shards import read_endings
-from experiments.config import Config, Pair
+from experiments.config import Config
 from experiments.environment import file_hash
 from experiments.files import read_json, write_atomic
 from experiments.fresh import Request
-from experiments.opening import answered_by
+from experiments.opening import Source, answered_by
 from experiments.report_schema import conform
 from experiments.subject import Subject
 from experiments.terminal import quiet
@@ -41,17 +41,17 @@ def verify(subject: Subject, settings: Config, model: Path | None, folder: Path,
     already are not asked again, unless the triggers, models, package versions or `verify.repeats` changed. Raises
     `InputError` for a model that cannot be opened or asked in the new process, and where that process dies.
     """
-    pair, path = _asked_pair(subject, settings, model), folder / FILE
+    asked, path = _asked(subject, model), folder / FILE
     known = conform(read_json(path), "Verification", str(path))["runtimes"] if path.exists() else {}
-    shown = [pair.name, pair.input_scale, pair.input_mean, pair.input_std]
-    facts = [*shown, *_fingerprints(pair, folder), settings.verify.repeats]
-    wanted = {name: _head(pair, name, facts) for name in dict.fromkeys([*settings.verify.runtimes, *known])}
+    facts = [settings.pair.name, *(source.facts() for source in asked), *_hashes(folder), settings.verify.repeats]
+    wanted = {name: _head(asked, name, facts) for name in dict.fromkeys([*settings.verify.runtimes, *known])}
     entries = {name: entry for name, entry in known.items() if entry["fingerprint"] == wanted[name]["fingerprint"]}
     missing = [name for name in settings.verify.runtimes if name not in entries]
     if not missing:
         return
     found = int(read_endings(folder).which(Ending.deviated).sum())
-    request = Request(str(folder), asdict(pair), missing, settings.verify.repeats, torch.get_num_threads())
+    models, threads = [source.to_json() for source in asked], torch.get_num_threads()
+    request = Request(str(folder), models, subject.name, missing, settings.verify.repeats, threads)
     for name, counts in _counted(request, found, label) if found else ((name, {}) for name in missing):
         entries[name] = {**wanted[name], **figures(counts, settings.verify.repeats)}
         ordered = {key: entries[key] for key in wanted if key in entries}
@@ -72,27 +72,21 @@ def figures(counts: Mapping[str, float], repeats: int) -> dict[str, Any]:
     return made
 
 
-def _asked_pair(subject: Subject, settings: Config, model: Path | None) -> Pair:
-    """The pair as the fresh process opens it: two files, or a name."""
-    if model is None:
-        return settings.pair
-    return replace(settings.pair, name=None, original=str(subject.files["original"]), compressed=str(model))
+def _asked(subject: Subject, model: Path | None) -> list[Source]:
+    """Original and compressed model as the fresh process opens them; none for a pair in memory."""
+    return [subject.sources["original"], subject.source(model)] if subject.sources else []
 
 
-def _head(pair: Pair, runtime: str, facts: list[Any]) -> dict[str, Any]:
+def _head(asked: list[Source], runtime: str, facts: list[Any]) -> dict[str, Any]:
     """What answers under a runtime, and a fingerprint of all that the answers hang on."""
-    if pair.name is not None:
-        said = [f"torch {torch.__version__}"] * 2
-    else:
-        said = [answered_by(Path(str(path)), runtime) for path in (pair.original, pair.compressed)]
+    said = [answered_by(source, runtime) for source in asked] or [f"torch {torch.__version__}"] * 2
     digest = hashlib.sha256(json.dumps([runtime, said, facts]).encode()).hexdigest()
     return {"original": said[0], "compressed": said[1], "fingerprint": digest}
 
 
-def _fingerprints(pair: Pair, folder: Path) -> list[str]:
-    """Hashes of the models' files, where there are any, and of the triggers'."""
-    models = [Path(path) for path in (pair.original, pair.compressed) if path is not None]
-    return [file_hash(path) for path in (*models, *sorted(folder.glob("*.npz")))]
+def _hashes(folder: Path) -> list[str]:
+    """Hashes of the triggers' files."""
+    return [file_hash(path) for path in sorted(folder.glob("*.npz"))]
 
 
 def _counted(request: Request, found: int, label: str) -> Iterator[tuple[str, Mapping[str, float]]]:

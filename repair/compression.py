@@ -4,12 +4,15 @@ While a model is repaired it computes with projected weights, so whatever the op
 uses is compressed. `check_plan` proves it on the weights of a reopened file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from dflare.classifiers import Classifier
+from dflare.shown import Model
 
 
 class Projection(Protocol):
@@ -66,13 +69,15 @@ class Quantized(nn.Module):
 class Compressed(nn.Module):
     """A model that computes with the projections of its latent weights.
 
-    The model handed in is used, not copied: its parameters are the latent weights that an optimiser moves.
+    The model handed in is used, not copied: its parameters are the latent weights that an optimiser moves. `shown`
+    makes a classifier of images in [0, 1] from a model that takes something else.
     """
 
-    def __init__(self, model: nn.Module, plan: Plan) -> None:
+    def __init__(self, model: nn.Module, plan: Plan, shown: Callable[[Model], Classifier] | None = None) -> None:
         super().__init__()
         self.model, self.names = model, list(plan)
         self.projections = nn.ModuleList([plan[name] for name in self.names])  # type: ignore[misc]
+        self._answered = self._answer if shown is None else shown(self._answer)
 
     def weights(self) -> dict[str, Tensor]:
         """The projected weights by parameter name; every other parameter as it is."""
@@ -81,7 +86,10 @@ class Compressed(nn.Module):
         return latent | projected
 
     def forward(self, images: Tensor) -> Tensor:
-        return functional_call(self.model, self.weights(), images)
+        return self._answered(images)
+
+    def _answer(self, values: Tensor) -> Tensor:
+        return functional_call(self.model, self.weights(), values)
 
 
 def prune_by_magnitude(model: nn.Module, sparsity: float) -> Plan:

@@ -78,7 +78,8 @@ class RepairData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         # from the step and not from Lightning's epoch, which runs ahead when a training is continued twice
         start = self.trainer.global_step if self.trainer is not None else 0
-        return DataLoader(self.mixture, batch_size=None, sampler=list(range(start, start + self.epoch_steps)))
+        sampler = list(range(start, start + self.epoch_steps))
+        return DataLoader(self.mixture, batch_size=None, sampler=sampler, pin_memory=self._pinned())
 
     def val_dataloader(self) -> DataLoader[Batch]:
         batches = [
@@ -87,4 +88,8 @@ class RepairData(pl.LightningDataModule):
             for images, targets in zip(examples.images.split(1000), examples.targets.split(1000), strict=True)
             if len(images)
         ]
-        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        return DataLoader(batches, batch_size=None, pin_memory=self._pinned())  # type: ignore[arg-type]
+
+    def _pinned(self) -> bool:
+        """Whether batches go to a GPU, to which pinned memory is copied while it computes."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

@@ -1,5 +1,6 @@
 """Fine-tune a compressed model that stays compressed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from torch import Tensor
 from repair import lightning
 from repair.compression import Compressed
 from repair.data import RepairData
+from repair.devices import CPU, on_device, trainer_options
 from repair.losses import LOSSES
-from repair.module import Repair
+from repair.module import Batch, Repair
 from repair.recipes import Recipe
 from repair.trainable import Trainable
 
@@ -29,8 +31,9 @@ class Schedule:
     learning_rate: float
     validate_every: int  # steps
     patience: int  # validations without improvement after which it stops
-    accelerator: str = "cpu"
+    device: torch.device | str = CPU  # "cpu", or "cuda:1"
     progress: bool = False
+    precision: str = "32-true"  # of the training's arithmetic; also 16-mixed (on a GPU) and bf16-mixed
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ def fit(
     module = _module(trainable, recipe, schedule)
     trainer = _trainer(schedule, schedule.steps, [best, stop, _SaveLast(folder)], logger)
     last = folder / LAST
-    lightning.run(trainer, module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+    with on_device(module, torch.device(schedule.device)):
+        lightning.run(trainer, module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
     saved = torch.load(folder / "best.ckpt", weights_only=True, map_location="cpu")
     module.load_state_dict(saved["state_dict"])
     score = float(saved["callbacks"][best.state_key]["best_model_score"])
@@ -78,7 +82,8 @@ def fit_steps(trainable: Trainable, data: RepairData, recipe: Recipe, schedule: 
     """Train for exactly `steps` steps of the same schedule, without looking at the validate side (the placebo)."""
     module = _module(trainable, recipe, schedule)
     trainer = _trainer(schedule, steps, [], logger=False, validate=False)
-    lightning.run(trainer, module, datamodule=data)
+    with on_device(module, torch.device(schedule.device)):
+        lightning.run(trainer, module, datamodule=data)
     return Fitted(_weights(module), steps, None)
 
 
@@ -95,8 +100,12 @@ class _SaveLast(Callback):
 
 
 def _module(trainable: Trainable, recipe: Recipe, schedule: Schedule) -> Repair:
-    student = Compressed(trainable.module, trainable.plan)
-    return Repair(student, LOSSES[recipe.loss], schedule.learning_rate, decay_steps=schedule.steps)
+    student = Compressed(trainable.module, trainable.plan, trainable.shown)
+
+    def loss(scores: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        return LOSSES[recipe.loss](scores.float(), batch)  # 16 bits in mixed precision
+
+    return Repair(student, loss, schedule.learning_rate, decay_steps=schedule.steps)
 
 
 def _trainer(
@@ -104,8 +113,7 @@ def _trainer(
 ) -> pl.Trainer:
     with lightning.quiet():
         return pl.Trainer(
-            accelerator=schedule.accelerator,
-            devices=1,
+            **trainer_options(torch.device(schedule.device), schedule.precision),
             max_steps=steps,
             max_epochs=-1,
             callbacks=callbacks,

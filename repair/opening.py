@@ -1,9 +1,14 @@
 """Compressed model files opened for repair, by format."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from dflare.errors import InputError
+from dflare.formats import sniff
+from dflare.interface import Interface
+from dflare.opening import FORMATS as KNOWN
+from dflare.opening import open_classifier
 from repair.trainable import Trainable
 
 
@@ -19,21 +24,21 @@ def _onnx(path: Path) -> Trainable:
     return open_onnx_artifact(path)
 
 
-FORMATS: dict[str, Callable[[Path], Trainable]] = {".pt2": _exported, ".onnx": _onnx}
-"""File ending -> how to open it for repair."""
+FORMATS: dict[str, Callable[[Path], Trainable]] = {"exported": _exported, "onnx": _onnx}
+"""Format, as `dflare.formats.sniff` names it -> how to open it for repair."""
 
 
-def open_trainable(path: Path) -> Trainable:
-    """A compressed model opened for repair; raises `InputError` for a missing file or a format that stays closed."""
+def open_trainable(path: Path, interface: Interface = Interface()) -> Trainable:  # noqa: B008 (frozen)
+    """A compressed model opened for repair, shown images as the interface says.
+
+    Raises `InputError` for a missing file or a format that stays closed.
+    """
     check_repairable(path)
-    if not path.is_file():
-        raise InputError(f"expected a model file at {path}, found none")
-    return FORMATS[path.suffix](path)
+    return replace(FORMATS[sniff(path)](path), interface=interface, takes=open_classifier(path).takes)
 
 
 def check_repairable(path: Path) -> None:
     """Raise `InputError` for a format that can be searched at most."""
-    if path.suffix not in FORMATS:
-        raise InputError(
-            f"a model to be repaired must end in {' or '.join(FORMATS)}, got {path}; other formats can only be searched"
-        )
+    if sniff(path) not in FORMATS:
+        endings = " or ".join(KNOWN[form].ending for form in FORMATS)
+        raise InputError(f"a model to be repaired must be {endings}, got {path}; other formats can only be searched")

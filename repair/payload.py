@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dflare.errors import InputError
+from dflare.formats import sniff
 
 
 def _exported(path: Path) -> int:
@@ -16,19 +17,21 @@ def _exported(path: Path) -> int:
 
 
 def _onnx(path: Path) -> int:
-    import onnx
     from onnx.numpy_helper import to_array
 
-    graph = onnx.load(path).graph
+    from repair.onnx_weights import read_whole
+
+    graph = read_whole(path).graph
     used = {name for node in graph.node for name in node.input}
     return sum(to_array(weight).nbytes for weight in graph.initializer if weight.name in used)
 
 
-_FORMATS: dict[str, Callable[[Path], int]] = {".pt2": _exported, ".onnx": _onnx}
+_FORMATS: dict[str, Callable[[Path], int]] = {"exported": _exported, "onnx": _onnx}
 
 
 def payload_bytes(path: Path) -> int:
     """Bytes of the weights and constants that the graph in a model file reads, pruned zeros included."""
-    if path.suffix not in _FORMATS:
-        raise InputError(f"a model file must end in {' or '.join(_FORMATS)}, got {path}")
-    return _FORMATS[path.suffix](path)
+    form = sniff(path)
+    if form not in _FORMATS:
+        raise InputError(f"the weights of {path} can be weighed in {' and '.join(_FORMATS)} files, it is {form}")
+    return _FORMATS[form](path)

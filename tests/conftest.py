@@ -1,5 +1,7 @@
-"""Set before torch is imported, so that tests do not slow each other down: waiting threads sleep, and where pytest-xdist
-runs two processes on two cores each gets one thread."""
+"""Set before torch is imported, so that tests do not slow each other down: waiting threads sleep.
+
+Where pytest-xdist runs two processes on two cores each gets one thread.
+"""
 
 import os
 

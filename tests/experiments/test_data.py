@@ -3,6 +3,7 @@ import io
 import os
 import pickle
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import ClassVar
 
@@ -178,7 +179,7 @@ def test_the_default_folder_is_the_bench_only_where_it_holds_the_set(tmp_path, m
 def test_an_unknown_set_lists_the_right_ones():
     with pytest.raises(InputError, match="digits, mnist, fashion_mnist, cifar10, imagefolder"):
         load_data("mnits")
-    assert DATA_NAMES[-1] == "imagefolder"
+    assert DATA_NAMES[-4:] == ("imagefolder", "images", "metadata", "arrays")
 
 
 class Python2Pickler(pickle._Pickler):  # type: ignore[misc, name-defined]
@@ -268,8 +269,8 @@ def test_classes_without_a_test_split_and_images_without_classes_are_read(tmp_pa
 
 def test_a_file_that_is_no_image_is_named(tmp_path):
     paint(tmp_path / "cat/1.png", (1, 1, 1))
-    (tmp_path / "cat/notes.txt").write_text("hello")
-    with pytest.raises(InputError, match=r"expected an image file at .*notes\.txt"):
+    (tmp_path / "cat/notes.png").write_text("hello")
+    with pytest.raises(InputError, match=r"expected an image file at .*notes\.png"):
         load_data("imagefolder", str(tmp_path), image_size=8)
 
 
@@ -289,12 +290,81 @@ def test_images_of_two_sizes_need_an_image_size(tmp_path):
 
 def test_an_empty_a_missing_and_an_unnamed_folder_are_refused(tmp_path):
     (tmp_path / "cat").mkdir()
-    with pytest.raises(InputError, match=r"expected image files in .*cat, found none"):
+    with pytest.raises(InputError, match=r"expected image files .* in .*cat, found none"):
         load_data("imagefolder", str(tmp_path))
     with pytest.raises(InputError, match="nowhere"):
         load_data("imagefolder", str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match=r"data\.root"):
         load_data("imagefolder")
+
+
+@pytest.mark.slow
+@needs_mnist
+def test_mnist_in_one_file_of_arrays_is_mnist(tmp_path):
+    data = load_data("mnist", str(BENCH))
+    assert data.test_images is not None
+    assert data.train_labels is not None
+    assert data.test_labels is not None
+    arrays = {
+        "x_train": data.train_images[:, 0].numpy(),
+        "y_train": data.train_labels.numpy(),
+        "x_test": data.test_images[:, 0].numpy(),
+        "y_test": data.test_labels.numpy(),
+    }
+    np.savez(tmp_path / "mnist.npz", **arrays)
+    again = load_data(None, str(tmp_path))
+    assert again.test_images is not None
+    assert again.train_labels is not None
+    assert torch.equal(again.train_images, data.train_images)
+    assert torch.equal(again.test_images, data.test_images)
+    assert torch.equal(again.train_labels, data.train_labels)
+    assert again.class_names == data.class_names
+
+
+def test_a_set_without_images_is_refused(tmp_path):
+    write_small_mnist(tmp_path, "")
+    write_idx(tmp_path / "MNIST/raw/train-images-idx3-ubyte", np.zeros((0, 4, 4)))
+    write_idx(tmp_path / "MNIST/raw/train-labels-idx1-ubyte", np.zeros(0))
+    with pytest.raises(InputError, match=r"split\.train leaves no image"):
+        assign_sides(load_data("mnist", str(tmp_path)), SPLIT)
+
+
+def test_labels_beyond_the_classes_of_a_published_set_are_refused(tmp_path):
+    write_small_mnist(tmp_path, "")
+    write_idx(tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte", np.arange(5, 11))
+    with pytest.raises(InputError, match=r"labels of mnist must be in \[0, 10\), got 5 to 10"):
+        load_data("mnist", str(tmp_path))
+
+
+def test_an_archive_that_unpacks_to_more_than_it_announces_is_refused_unread(tmp_path):
+    write_small_mnist(tmp_path, ".gz")
+    path = tmp_path / "MNIST/raw/train-images-idx3-ubyte.gz"
+    head = bytes((0, 0, 8, 3)) + np.array((2, 4, 4), ">u4").tobytes()
+    path.write_bytes(gzip.compress(head + bytes(2**27), mtime=0))
+    tracemalloc.start()
+    with pytest.raises(InputError, match="must hold 32 bytes of data, it holds more"):
+        load_data("mnist", str(tmp_path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24
+
+
+def test_an_archive_that_announces_more_than_fits_in_memory_is_refused(tmp_path):
+    write_small_mnist(tmp_path, ".gz")
+    head = bytes((0, 0, 8, 3)) + np.array((2**32 - 1,) * 3, ">u4").tobytes()
+    (tmp_path / "MNIST/raw/train-images-idx3-ubyte.gz").write_bytes(gzip.compress(head, mtime=0))
+    with pytest.raises(InputError, match=r"fit in memory, but .*train-images-idx3-ubyte\.gz would take .* GiB"):
+        load_data("mnist", str(tmp_path))
+
+
+def test_a_damaged_archive_is_named(tmp_path):
+    write_small_mnist(tmp_path, ".gz")
+    path = tmp_path / "MNIST/raw/train-images-idx3-ubyte.gz"
+    content = bytearray(path.read_bytes())
+    content[30:60] = bytes(30)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="cannot be unpacked"):
+        load_data("mnist", str(tmp_path))
 
 
 def test_both_splits_must_hold_the_same_classes(tmp_path):

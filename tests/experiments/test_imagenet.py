@@ -45,3 +45,15 @@ def test_grey_images_and_other_pairs_are_refused():
         imagenet.ImageNetClassifier(torch.nn.Identity())(torch.rand(1, 1, 8, 8))
     with pytest.raises(InputError, match="built from files"):
         open_imagenet_pair("digits-cnn-int8", download=False)
+
+
+def test_a_float_network_moves_to_another_device_and_an_int8_one_says_why_it_stays():
+    meta = torch.device("meta")
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16, 5))
+    moving = imagenet.ImageNetClassifier(network)
+    assert moving.to(meta) is None
+    assert moving(torch.rand(2, 3, 4, 4, device=meta)).device == meta
+    with imagenet._quantizing():
+        staying = imagenet.ImageNetClassifier(torch.ao.nn.quantized.Quantize(1.0, 0, torch.quint8))
+    assert staying.to(meta) == "torch has no GPU kernels for torchvision's int8 networks"
+    assert staying.to(torch.device("cpu")) is None

@@ -155,6 +155,71 @@ def test_the_schema_is_one_and_report_json_keeps_it(run_dir: Path) -> None:
     assert report["pair"]["name"] == "lenet|5 <b>"
 
 
+FINGERPRINTS = {
+    "original": {"file": "a|b.onnx", "format": "onnx", "bytes": 1000, "parameters": 61706, "integer_share": 0.0},
+    "compressed": {
+        "file": "int8.tflite",
+        "format": "litert",
+        "bytes": 400,
+        "external": {"w.bin": {"bytes": 600, "sha256": "0"}},
+        "integer_share": 0.9907,
+        "runtime": "ai-edge-litert 2.3.0 reference",
+        "threads": 2,
+    },
+}
+
+
+def with_environment(run_dir: Path, **changes: Any) -> dict[str, Any]:
+    """The report of the run folder with other things in its environment.json."""
+    path = run_dir / "environment.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
+    return write_report(run_dir)
+
+
+def test_the_models_and_what_answered_for_them_are_a_table(run_dir: Path) -> None:
+    report = with_environment(run_dir, models=FINGERPRINTS)
+    jsonschema.validate(report, report_schema(), jsonschema.Draft202012Validator)
+    assert report["models"]["original"]["parameters"] == 61706
+    assert report["models"]["original"]["runtime"] is None
+    assert report["warnings"] == []
+    page = (run_dir / "report.md").read_text(encoding="utf-8")
+    rows = page.split("## Models and runtimes")[1].split("## Environment")[0]
+    assert r"| original | a\|b.onnx | onnx | 1,000 | 61,706 | 0 % | – | – |" in rows
+    assert "| compressed | int8.tflite | litert | 1,000 | – | 99.1 % | ai-edge-litert 2.3.0 reference | 2 |" in rows
+    assert "a|b.onnx" not in page.split("## Environment")[1]
+    assert "Warning" not in page
+
+
+def test_a_run_that_went_on_under_another_runtime_says_so_once(run_dir: Path) -> None:
+    entry = {"created": "2026-11-03T08:00:00+00:00", "warnings": ["torch was 1.0, now <2>"], "models": FINGERPRINTS}
+    report = with_environment(run_dir, continued=[entry, entry], workers=[{"warnings": ["on node3 by torch 3"]}])
+    jsonschema.validate(report, report_schema(), jsonschema.Draft202012Validator)
+    assert report["warnings"] == ["torch was 1.0, now <2>", "on node3 by torch 3"]
+    page = (run_dir / "report.md").read_text(encoding="utf-8")
+    assert page.count(r"- Warning: torch was 1.0, now \<2\>.") == 1
+    assert "2026-11-03T08:00:00+00:00, 2026-11-03T08:00:00+00:00" in page.split("## Environment")[1]
+    assert "  Warning: torch was 1.0, now <2>.\n  Warning: on node3 by torch 3.\n" in summary_text(report)
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        ([1], r"environment\.json models must be object, got list"),
+        ({"original": 3}, r"environment\.json models\.original must be object, got int"),
+        ({"original": {"bytes": "many"}}, r"models\.original\.bytes must be integer or null, got str 'many'"),
+        ({"original": {"external": {"w": 3}}}, r"models\.original\.external\.w must be object, got int"),
+    ],
+)
+def test_fingerprints_that_no_run_wrote_are_refused(run_dir: Path, models: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        with_environment(run_dir, models=models)
+
+
+@pytest.mark.parametrize("entries", [3, "text", [3], [{}], [{"warnings": None}], [{"warnings": [3]}]])
+def test_whatever_stands_where_a_run_is_continued_is_read(run_dir: Path, entries: Any) -> None:
+    assert with_environment(run_dir, continued=entries)["warnings"] == []
+
+
 def test_what_is_missing_is_null_in_report_json(run_dir: Path) -> None:
     (run_dir / "rounds.jsonl").write_text('{"round": 0}\n{"round": 1, "noop": {}, "repair": {"steps": 3}}\n')
     report = write_report(run_dir)

@@ -1,14 +1,19 @@
 """A run folder belongs to one process and one configuration, and forgets a run that found nothing."""
 
 import json
+import re
+from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
 
 from dflare.errors import InputError
 from experiments.config import Config
-from experiments.runfolder import open_run, write_environment
+from experiments.continuing import check_contents
+from experiments.runfolder import check_same, open_run, write_environment
 from experiments.settings import load_config
 
 
@@ -164,14 +169,130 @@ def test_the_environment_is_written_once_and_changes_are_added(begun: Path, monk
     assert [entry["cores"] for entry in found["continued"]] == [1000]
 
 
-def test_other_models_and_other_images_in_the_same_place_are_refused(begun: Path, tmp_path: Path):
+def test_other_models_and_other_images_in_the_same_place_are_refused(begun: Path, toys: Any, tmp_path: Path):
     model = tmp_path / "model.pt2"
-    model.write_bytes(b"first")
+    model.write_bytes(toys.model("original").read_bytes())
     with open_run(settings(begun)) as run:
         write_environment(run, {"compressed": model}, {"judge": "1"})
-        assert json.loads((begun / "environment.json").read_text())["models"]["compressed"]["bytes"] == 5
-        with pytest.raises(InputError, match=r"begun with other images \(judge\)"):
-            write_environment(run, {"compressed": model}, {"judge": "2"})
-        model.write_bytes(b"other")
+        found = json.loads((begun / "environment.json").read_text())["models"]["compressed"]
+        assert (found["bytes"], found["format"], found["parameters"]) == (model.stat().st_size, "exported", 3 * 192 + 3)
+        for images in ({"judge": "2"}, {"judge": "1", "train": "1"}):
+            with pytest.raises(InputError, match=r"begun with other images \((judge|train)\)"):
+                write_environment(run, {"compressed": model}, images)
+        write_environment(run, {"compressed": model.rename(tmp_path / "moved.pt2")}, {"judge": "1"})
+        model.write_bytes(toys.model("pruned").read_bytes())
         with pytest.raises(InputError, match=r"begun with other models \(compressed\)"):
             write_environment(run, {"compressed": model}, {"judge": "1"})
+        with pytest.raises(InputError, match=r"begun with other models \(compressed\)"):
+            check_same(begun, {"compressed": model}, {"judge": "1"})
+
+
+def doctored(folder: Path, model: Path, changes: Callable[[dict[str, Any]], None]) -> Path:
+    """The environment.json of a run that began with a model, after the changes."""
+    path = folder / "environment.json"
+    with open_run(settings(folder)) as run:
+        write_environment(run, {"compressed": model}, {})
+    found = json.loads(path.read_text())
+    changes(found)
+    path.write_text(json.dumps(found))
+    return path
+
+
+def older_runtime(found: dict[str, Any]) -> None:
+    found["models"]["compressed"]["runtime"] = "torch 1.0"
+
+
+def older_torch(found: dict[str, Any]) -> None:
+    found["packages"]["torch"] = "1.0"
+
+
+def another_processor(found: dict[str, Any]) -> None:
+    own = found["processor"]["flags"]
+    found["processor"]["flags"] = [*own[1:], "amx_other"]
+
+
+def not_deterministic(found: dict[str, Any]) -> None:
+    found["deterministic"]["algorithms"] = not found["deterministic"]["algorithms"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (older_runtime, r"the compressed model was answered by torch 1\.0, now by torch \d+\.\d+\S*"),
+        (older_torch, r"torch was 1\.0, now \d+\.\d+\S*"),
+        (another_processor, r"the processor is now without amx_other and with \w+"),
+        (not_deterministic, r"deterministic algorithms were (on, now off|off, now on)"),
+    ],
+)
+def test_another_runtime_is_one_line_of_warning_and_is_recorded(
+    begun: Path, toys: Any, capsys: pytest.CaptureFixture[str], changes: Callable[[dict[str, Any]], None], words: str
+):
+    model = toys.model("original")
+    path = doctored(begun, model, changes)
+    assert capsys.readouterr().err == ""
+    with open_run(settings(begun)) as run:
+        write_environment(run, {"compressed": model}, {})
+    said = capsys.readouterr().err
+    line = rf"another runtime than at \S+: {words}; figures before and after may differ by the runtime alone"
+    assert re.fullmatch(rf"dflare: warning: {line}\n", said), said
+    (entry,) = json.loads(path.read_text())["continued"]
+    assert [f"dflare: warning: {text}\n" for text in entry["warnings"]] == [said]
+    with open_run(settings(begun)) as run:
+        write_environment(run, {"compressed": model}, {})
+    assert capsys.readouterr().err == said  # said again, because figures from before are still there
+    assert len(json.loads(path.read_text())["continued"]) == 1
+
+
+def test_other_threads_are_recorded_without_a_warning(begun: Path, toys: Any, capsys: pytest.CaptureFixture[str]):
+    def more_threads(found: dict[str, Any]) -> None:
+        found["models"]["compressed"]["threads"] = found["threads"]["torch"] = 1000
+
+    path = doctored(begun, toys.model("original"), more_threads)
+    with open_run(settings(begun)) as run:
+        write_environment(run, {"compressed": toys.model("original")}, {})
+    assert capsys.readouterr().err == ""
+    assert json.loads(path.read_text())["continued"][0]["warnings"] == []
+
+
+def test_an_environment_of_an_older_version_is_compared_in_what_it_has(
+    begun: Path, toys: Any, capsys: pytest.CaptureFixture[str]
+):
+    def older(found: dict[str, Any]) -> None:
+        for key in ("threads", "deterministic", "processor"):
+            del found[key]
+        found["models"]["compressed"] = {key: found["models"]["compressed"][key] for key in ("file", "bytes", "sha256")}
+
+    doctored(begun, toys.model("original"), older)
+    with open_run(settings(begun)) as run:
+        write_environment(run, {"compressed": toys.model("original")}, {})
+    assert capsys.readouterr().err == ""
+
+
+def test_a_worker_with_another_runtime_says_so_on_the_true_stderr_and_records_it(
+    begun: Path, toys: Any, monkeypatch: pytest.MonkeyPatch
+):
+    path = doctored(begun, toys.model("original"), older_runtime)
+    said = StringIO()
+    monkeypatch.setattr("sys.__stderr__", said)
+    for _ in range(2):
+        check_same(begun, {"compressed": toys.model("original")}, {})
+    assert re.search(r"answered by torch 1\.0, on \S+ by torch", said.getvalue())
+    (entry,) = json.loads(path.read_text())["workers"]
+    assert said.getvalue() == 2 * f"dflare: warning: {entry['warnings'][0]}\n"
+
+
+def test_a_worker_with_the_same_runtime_writes_nothing(begun: Path, toys: Any, monkeypatch: pytest.MonkeyPatch):
+    path = doctored(begun, toys.model("original"), lambda found: None)
+    before, said = path.read_bytes(), StringIO()
+    monkeypatch.setattr("sys.__stderr__", said)
+    check_same(begun, {"compressed": toys.model("original")}, {})
+    assert (path.read_bytes(), said.getvalue()) == (before, "")
+
+
+def test_weights_beside_a_model_belong_to_it():
+    known = {"models": {"original": {"sha256": "a", "external": {"w": {"sha256": "b"}}}}}
+    changed = {"models": {"original": {"sha256": "a", "external": {"w": {"sha256": "c"}}}}, "images": {}}
+    with pytest.raises(InputError, match=r"begun with other models \(original\)"):
+        check_contents(Path("run"), known, changed)
+    unknown = {"models": {"original": {"sha256": "a", "external": None}}, "images": {}}
+    check_contents(Path("run"), known, unknown)  # where the package onnx is missing

@@ -1,11 +1,13 @@
 """YAML files and `key=value` arguments: what is taken, in which order, and how a wrong one is refused."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from dflare.errors import InputError
+from experiments.opening import Source, source_of
 from experiments.settings import as_dict, check_ranges, load_config, shipped_configs, to_yaml
 
 FILES = ("pair.original=a.pt2", "pair.compressed=b/c.pt2", "data.name=mnist")
@@ -193,40 +195,71 @@ def test_a_pair_of_files_written_as_yaml_loads_as_the_same(tmp_path: Path):
     assert load_config([yaml(tmp_path, to_yaml(settings))]) == settings
 
 
-INPUT = ("pair.input_scale=255", "pair.input_mean=[125.3,122.9,113.8]", "pair.input_std=[63,62,66.7]")
+SHOWN = ("models.both.range=[0,255]", "models.original.mean=[125.3,122.9,113.8]", "models.compressed.std=[63,62,66.7]")
 
 
 def test_what_a_pair_of_files_is_shown_is_part_of_its_settings(tmp_path: Path):
-    pair = load_config([*FILES, *INPUT]).pair
-    assert (pair.input_scale, pair.input_mean, pair.input_std) == (255.0, [125.3, 122.9, 113.8], [63.0, 62.0, 66.7])
-    settings = load_config([*FILES, *INPUT])
+    settings = load_config([*FILES, *SHOWN])
+    models = settings.models
+    assert (models.both.range, models.original.mean) == ([0.0, 255.0], [125.3, 122.9, 113.8])
     assert load_config([yaml(tmp_path, to_yaml(settings))]) == settings
+
+
+def test_one_model_is_shown_what_both_are_where_nothing_else_is_said_of_it():
+    models = load_config([*FILES, *SHOWN, "models.compressed.range=[-1,1]", "models.both.weights=w.pt"]).models
+    original, compressed = (source_of("m.onnx", which, models, False) for which in ("original", "compressed"))
+    assert (original.interface.range, compressed.interface.range) == ([0.0, 255.0], [-1.0, 1.0])
+    assert (original.interface.std, compressed.interface.mean) == (None, None)
+    assert original.weights == compressed.weights == Path("w.pt")
+    assert compressed.at(Path("n.onnx")).interface == compressed.interface
+    assert Source.from_json(json.loads(json.dumps(compressed.to_json()))) == compressed
 
 
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
-        ("pair.input_scale=0", "pair.input_scale must be a positive number, got 0"),
-        ("pair.input_scale=.nan", "pair.input_scale must be a positive number, got nan"),
-        ("pair.input_mean=[]", "pair.input_mean must be finite numbers, one or one a channel, got []"),
-        ("pair.input_mean=[.inf]", "pair.input_mean must be finite numbers, one or one a channel, got [inf]"),
-        ("pair.input_mean=[1,2]", "pair.input_mean and pair.input_std must be of one length, got 2 and 3"),
-        (
-            "pair.input_std=[1,0,1]",
-            "pair.input_std must be positive numbers, one or one a channel, got [1.0, 0.0, 1.0]",
-        ),
-        ("pair.input_mean=3", "wrong value for pair.input_mean"),
-        ("pair.input_std=[a]", "wrong value for pair.input_std"),
+        ("models.both.range=[0,0]", "models.both.range must be two numbers, for black and for white"),
+        ("models.both.range=[0,.nan]", "models.both.range must be two numbers"),
+        ("models.both.range=[1]", "models.both.range must be two numbers"),
+        ("models.original.mean=[]", "models.original.mean must be finite numbers, one or one a channel, got []"),
+        ("models.both.mean=[.inf]", "models.both.mean must be finite numbers, one or one a channel, got [inf]"),
+        ("models.compressed.mean=[1,2]", "models.compressed.mean and std must be of one length, got 2 and 3"),
+        ("models.both.std=[1,0,1]", "models.both.std must be positive numbers, one or one a channel, got [1.0, 0.0"),
+        ("models.both.mean=3", "wrong value for models.both.mean"),
+        ("models.both.std=[a]", "wrong value for models.both.std"),
+        ("models.both.layout=hwc", "models.both.layout must be one of nchw, nhwc, got 'hwc'"),
+        ("models.both.channels=gray", "models.both.channels must be one of grey, rgb, bgr, got 'gray'"),
+        ("models.both.fit=pad", "models.both.fit must be one of stretch, crop, got 'pad'"),
+        ("models.both.scores=odds", "models.both.scores must be one of logits, probabilities, got 'odds'"),
+        ("models.both.size=[224]", "models.both.size must be height and width in pixels"),
+        ("models.both.classes=1", "models.both.classes must name two classes or more"),
+        ("models.both.classes=all", "models.both.classes must be numbers and ranges"),
+        ("models.both.classes=9-1", "models.both.classes must have ranges that go up"),
+        ("preflight.min_agreement=2", "preflight.min_agreement must be in [0, 1]"),
+        ("search.choose=best", "search.choose must be one of random, balanced, got 'best'"),
+        ("trainer.accelerator=tpu", "trainer.accelerator must be one of auto, cpu, gpu, got 'tpu'"),
     ],
 )
-def test_an_input_that_makes_no_sense_is_refused(argument: str, words: str):
-    assert refusal(*FILES, *INPUT, argument).startswith(words)
+def test_an_interface_that_makes_no_sense_is_refused(argument: str, words: str):
+    assert refusal(*FILES, *SHOWN, argument).startswith(words)
 
 
-@pytest.mark.parametrize("argument", INPUT)
+@pytest.mark.parametrize("argument", SHOWN)
 @pytest.mark.parametrize("pair", [(), ("pair.name=digits-cnn-int8",), ("mnist-lenet5",)])
 def test_models_of_the_zoo_are_shown_what_they_are(argument: str, pair: tuple[str, ...]):
     assert "the models of the zoo take images in [0, 1]" in refusal(*pair, argument)
+
+
+@pytest.mark.parametrize("which", ["original", "compressed"])
+def test_code_is_never_taken_from_a_run_folder(which: str, tmp_path: Path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "environment.json").write_text("{}")
+    settings = load_config([*FILES, f"pair.{which}=my.models:build"])
+    (folder / "config.yaml").write_text(to_yaml(settings))
+    assert f"pair.{which}=my.models:build in {folder}" in refusal(str(folder / "config.yaml"))
+    (tmp_path / "own.yaml").write_text(to_yaml(settings))
+    assert load_config([str(tmp_path / "own.yaml")]) == settings
 
 
 def test_fast_dev_shrinks_numbers_but_raises_none():
@@ -243,7 +276,7 @@ def test_fast_dev_shrinks_numbers_but_raises_none():
         (FILES[:1], "pair.compressed is missing"),
         (FILES[1:], "pair.original is missing"),
         ((*FILES[:1], "pair.name=digits-cnn-int8"), "pair.compressed is missing"),
-        (FILES[:2], "needs data.name"),
+        (FILES[:2], "needs data.root, a folder or file of images, or data.name"),
         ((*FILES, "pair.name=digits-cnn-int8"), "got both"),
     ],
 )

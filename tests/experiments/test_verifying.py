@@ -18,16 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from dflare.errors import InputError
+from dflare.interface import Interface
 from dflare.shards import read_triggers
 from experiments import verifying
 from experiments.catalogue import pair_names
-from experiments.config import Config, Pair
+from experiments.config import Config
 from experiments.fresh import Request, respond
-from experiments.opening import check_runtimes
+from experiments.making import make_subject
+from experiments.opening import Source, check_runtimes
 from experiments.report_schema import report_schema
 from experiments.report_verification import add_verification, doubts, verification_of, verification_rows, words
 from experiments.settings import load_config
-from experiments.subject import Subject, make_subject
+from experiments.subject import Subject
 from experiments.verifying import figures, verify
 
 pytestmark = pytest.mark.usefixtures("own_settings")
@@ -103,10 +105,15 @@ def count(folder: Path) -> int:
     return len(found)
 
 
-def ask(folder: Path, original: Path, compressed: Path, repeats: int = 2, **pair: Any) -> dict[str, Any]:
+def sources(*files: Path, **interface: Any) -> list[dict[str, Any]]:
+    """Original and compressed model as a request names them."""
+    return [Source(str(path), Interface(**interface)).to_json() for path in files]
+
+
+def ask(folder: Path, original: Path, compressed: Path, repeats: int = 2, **interface: Any) -> dict[str, Any]:
     """The figures of the default runtime for a pair of files, answered in this process."""
-    shown = asdict(Pair(original=str(original), compressed=str(compressed), **pair))
-    *parts, end = respond(Request(str(folder), shown, ["default"], repeats, 1))
+    shown = sources(original, compressed, **interface)
+    *parts, end = respond(Request(str(folder), shown, "toy", ["default"], repeats, 1))
     assert set(end) == {"runtime", "seconds"}
     (counts,) = parts
     return figures(counts | end, repeats)
@@ -168,7 +175,7 @@ def test_a_model_that_answers_at_random_is_found_out_and_named(triggers: Path, t
 def test_the_models_are_shown_what_the_search_showed_them(triggers: Path, toys: Any):
     pair = toys.model("original"), toys.model("pruned")
     assert values(ask(triggers, *pair))["deviates"] == 1
-    assert values(ask(triggers, *pair, input_mean=[0.4, 0.0, 0.0]))["deviates"] < 1
+    assert values(ask(triggers, *pair, mean=[0.4, 0.0, 0.0]))["deviates"] < 1
 
 
 def test_what_is_verified_is_not_asked_again(
@@ -277,8 +284,8 @@ def test_kernels_reach_the_runtime(with_onnx: Path, triggers: Path, toys: Any, m
         return opener(path, threads, optimize)
 
     monkeypatch.setattr(onnx_runtime, "_open_session", recorded)
-    shown = asdict(Pair(original=str(toys.model("original")), compressed=str(with_onnx)))
-    answers = list(respond(Request(str(triggers), shown, ["default", "unoptimized"], 1, 1)))
+    shown = sources(toys.model("original"), with_onnx)
+    answers = list(respond(Request(str(triggers), shown, "toy", ["default", "unoptimized"], 1, 1)))
     assert [answer["runtime"] for answer in answers] == ["default", "default", "unoptimized", "unoptimized"]
     assert optimised == [True, False]
 
@@ -294,7 +301,7 @@ def test_a_pair_in_memory_is_opened_by_its_name(triggers: Path, toys: Any, monke
 
     monkeypatch.setattr("experiments.imagenet.open_imagenet_pair", open_imagenet_pair)
     name = "imagenet-resnet50-int8"
-    counts, _ = respond(Request(str(triggers), asdict(Pair(name=name, download=True)), ["default"], 1, 1))
+    counts, _ = respond(Request(str(triggers), [], name, ["default"], 1, 1))
     assert opened == [(name, False)]  # the search has fetched the weights
     assert counts["deviates"] == counts["asked"] == count(triggers)
 
@@ -303,21 +310,21 @@ def test_a_pair_in_memory_is_opened_by_its_name(triggers: Path, toys: Any, monke
     ("runtime", "files", "allowed"),
     [
         ("unoptimized", ("a.onnx", "b.onnx"), True),
-        ("unoptimized", ("a.pt2", "b.onnx"), True),
-        ("builtin", ("a.onnx", "b.tflite"), True),
-        ("unoptimized", ("a.pt2", "b.pt2"), False),
+        ("unoptimized", ("a.exported", "b.onnx"), True),
+        ("builtin", ("a.onnx", "b.litert"), True),
+        ("unoptimized", ("a.exported", "b.exported"), False),
         ("reference", ("a.onnx", "b.onnx"), False),
         ("unoptimized", (), False),
         ("default", (), True),
     ],
 )
 def test_a_runtime_must_be_one_of_either_file(runtime: str, files: tuple[str, ...], allowed: bool):
-    paths = [Path(name) for name in files]
+    formats = [name.split(".")[1] for name in files]
     if allowed:
-        check_runtimes(["default", runtime], paths)
+        check_runtimes(["default", runtime], formats)
         return
     with pytest.raises(InputError, match=f"verify.runtimes must be of default.*got '{runtime}'"):
-        check_runtimes(["default", runtime], paths)
+        check_runtimes(["default", runtime], formats)
 
 
 @pytest.mark.parametrize("name", pair_names())
@@ -367,9 +374,9 @@ def test_what_is_wrong_in_the_process_is_said_here_and_leaves_no_process(
 
     monkeypatch.setattr(verifying.subprocess, "Popen", Recorded)
     (tmp_path / "text.pt2").write_text("this is no model")
-    shown = asdict(Pair(original=str(toys.model("original")), compressed=str(tmp_path / "text.pt2")))
+    shown = sources(toys.model("original"), tmp_path / "text.pt2")
     with pytest.raises(InputError, match=r"text.pt2, but the file is no zip archive"):
-        next(verifying._answers(Request(str(triggers), shown, ["default"], 1, 1)))
+        next(verifying._answers(Request(str(triggers), shown, "toy", ["default"], 1, 1)))
     (process,) = started
     assert process.poll() is not None
 
@@ -377,8 +384,8 @@ def test_what_is_wrong_in_the_process_is_said_here_and_leaves_no_process(
 @pytest.mark.slow
 def test_a_model_that_prints_spoils_no_answer(triggers: Path, toys: Any):
     """What is written to the process's own standard output does not stand among the answers."""
-    shown = asdict(Pair(original=str(toys.model("original")), compressed=str(toys.model("pruned"))))
-    request = json.dumps(asdict(Request(str(triggers), shown, ["default"], 1, 1)))
+    shown = sources(toys.model("original"), toys.model("pruned"))
+    request = json.dumps(asdict(Request(str(triggers), shown, "toy", ["default"], 1, 1)))
     code = (
         "import os, sys, experiments.fresh as f; r = f.respond\n"
         "def loud(request):\n    os.write(1, b'noise'); print('noise', flush=True); yield from r(request)\n"
@@ -518,7 +525,7 @@ def test_a_finished_run_is_asked_by_a_runtime_named_afterwards(
     (folder / "round-00" / "triggers" / FILE).unlink()  # as of an earlier version
     assert dflare("loop", *shown(toys, folder, loop__rounds=2), "verify.repeats=2").code == 0
     assert [Path(request.folder).parent.name for request in here] == ["round-00", "round-01"]
-    assert here[1].pair["compressed"].endswith("round-00/model/model.pt2")
+    assert here[1].models[1]["where"].endswith("round-00/model/model.pt2")
     assert (folder / "rounds.jsonl").read_bytes() == before
     report = json.loads((folder / "report.json").read_text())
     jsonschema.validate(report, report_schema())
