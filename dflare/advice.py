@@ -13,6 +13,8 @@ from dflare.symptoms import Symptoms
 _CEILING, _GAIN = 0.95, 0.05
 """A warning is worth a gain in agreement or accuracy of so much, at an agreement that is no more below so much."""
 
+_EQUAL = 0.01  # in agreement: what so few images cannot tell apart
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -35,6 +37,10 @@ def diagnosed(failed: str, symptoms: Symptoms, tried: Tried, least: float) -> li
     if good:
         best = good[0]
         text = f"{failed}; with {_said(best, symptoms, tried)}: set {best.settings}"
+        equal = [one for one in good[1:] if one.changed == best.changed and one.agreement >= best.agreement - _EQUAL]
+        if equal and ".mean=" in best.settings:
+            others = " or ".join(one.settings for one in equal[:2])
+            text += f" (or, as good on these images, {others}: take what the model was trained with)"
         other = next((one for one in good if one.changed not in (best.changed, [0, 1])), None)
         if tried.labels is None and len(best.changed) == 1 and other is not None and not symptoms.broken:
             text += (

@@ -1,6 +1,8 @@
 """The first images that a pair is shown: what does not fit is said before any work."""
 
+import sys
 from dataclasses import replace
+from typing import Any
 
 from dflare.checked import Checked, percent
 from dflare.errors import InputError
@@ -39,8 +41,8 @@ def greeted(subject: Subject, settings: Config) -> Subject:
     checked.require()
     say(f"pre-flight: {_sentence(checked)}")
     for warning in checked.warnings:
-        say(f"pre-flight: {warning}")
-    return _read_as_probabilities(subject, checked)
+        print(f"dflare: warning: {warning.text}", file=sys.stderr)
+    return replace(_read_as_probabilities(subject, checked), preflight=_recorded(checked))
 
 
 def _known(subject: Subject) -> Subject:
@@ -53,6 +55,13 @@ def _known(subject: Subject) -> Subject:
                 "export it without its last softmax"
             )
     return subject
+
+
+def _recorded(checked: Checked) -> dict[str, Any]:
+    """What was found, as plain JSON."""
+    accuracy = dict(zip(WHICH, checked.accuracy, strict=True))
+    warnings = [warning.text for warning in checked.warnings]
+    return {"images": checked.n, "agreed": checked.agreed, "accuracy": accuracy, "warnings": warnings}
 
 
 def _sentence(checked: Checked) -> str:

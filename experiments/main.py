@@ -128,7 +128,8 @@ def _staged(stages: Callable[["Run"], int | None]) -> Callable[[Config, Place, S
         prepare(settings, place.here)
         with joined(place, arguments) as crew, open_run(settings) as folder:
             subject = make_subject(settings, sys.stderr.isatty(), ALLOW_CODE in arguments, place.rank % place.here)
-            write_environment(folder, subject.sources, subject.fingerprints(), describe(subject.placer.device))
+            more = {"device": describe(subject.placer.device), "preflight": subject.preflight}
+            write_environment(folder, subject.sources, subject.fingerprints(), more)
             return stages(Run(subject, settings, folder, crew)) or 0
 
     return verb

@@ -11,7 +11,7 @@ from repair.verdict import percent
 HEADER = ("model", "file", "format", "bytes", "parameters", "integer share", "runtime", "threads")
 
 
-ELSEWHERE = ("models", "continued", "workers")
+ELSEWHERE = ("models", "continued", "workers", "preflight")
 """What of environment.json is here, and at length in that file."""
 
 
@@ -25,8 +25,9 @@ def models_of(environment: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def runtime_warnings(environment: Mapping[str, Any]) -> list[str]:
-    """The sentences in which a continued run, or a worker, said that its runtime was another one, each once."""
-    entries = [*_entries(environment, "continued"), *_entries(environment, "workers")]
+    """The sentences of the pre-flight, and those of a continued run or a worker on another runtime, each once."""
+    entries = [environment.get("preflight") or {}, *_entries(environment, "continued")]
+    entries += _entries(environment, "workers")
     lists = [entry["warnings"] for entry in entries if isinstance(entry.get("warnings"), list)]
     return list(dict.fromkeys(text for texts in lists for text in texts if isinstance(text, str)))
 

@@ -122,14 +122,14 @@ def write_environment(
     run: RunFolder,
     models: "Mapping[str, Path | Source]",
     images: dict[str, str],
-    device: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `environment.json` on the first run; what a continued one runs on is added beside it.
 
-    `images` are fingerprints of the three sides, `device` says where the models compute. Raises `InputError` when the
-    run began with other models or images; another runtime is warned of on stderr.
+    `images` are fingerprints of the three sides, `more` is written down beside what `environment` finds. Raises
+    `InputError` when the run began with other models or images; another runtime is warned of on stderr.
     """
-    path, now = run.path / "environment.json", {**environment(models), "images": images, "device": dict(device or {})}
+    path, now = run.path / "environment.json", {**environment(models), "images": images, **(more or {})}
     if not path.exists():
         write_atomic(path, _json(now))
         return

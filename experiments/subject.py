@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -32,6 +33,7 @@ class Subject:
     opened: dict[tuple[str, str], Classifier] = field(default_factory=dict)
     told: dict[Side, Tensor] = field(default_factory=dict)
     placer: Placer = field(default_factory=Placer)
+    preflight: dict[str, Any] | None = None  # what the first images showed, as plain JSON; None for the zoo's
 
     @property
     def files(self) -> dict[str, Path]:

@@ -1,6 +1,7 @@
 """Published models, shown images wrongly on purpose: each slip is named with the setting that repairs it."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,17 +72,15 @@ def test_a_float_model_without_its_range_beside_an_int8_one_that_knows_it(cifar:
 
 @pytest.mark.parametrize("labelled", [True, False], ids=["labelled", "unlabelled"])
 def test_a_model_without_its_normalisation_gets_one_that_repairs_it(cifar: Sample, labelled: bool) -> None:
+    """ImageNet's and CIFAR-10's numbers are so near that 200 images do not tell them apart: both are named."""
     pair = (
         opened("diffchaser/resnet.tflite", Interface()),
         opened("diffchaser/resnet_quant.tflite", KERAS),
     )
     checked = preflight(*pair, cifar[0], cifar[1] if labelled else None, 0.7)
     assert checked.fatal is not None
-    assert checked.fatal.settings in (
-        "models.original.mean=[0.4914,0.4822,0.4465] models.original.std=[0.247,0.2435,0.2616]",
-        "models.original.range=[0,255] models.original.mean=[125.307,122.95,113.865] "
-        "models.original.std=[62.9932,62.0887,66.7048]",
-    )
+    assert "models.original.mean=[0.4914,0.4822,0.4465] models.original.std=[0.2" in str(checked.fatal)
+    assert re.search(r"they agree on (99\.\d|100\.0) %", str(checked.fatal))
 
 
 @pytest.mark.parametrize("labelled", [True, False], ids=["labelled", "unlabelled"])

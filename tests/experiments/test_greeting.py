@@ -76,7 +76,10 @@ def settings(**changes: Any) -> Config:
 
 def test_a_pair_shown_rightly_is_greeted_with_its_figures(models: Any, said: list[str]) -> None:
     own = subject(models.model("greys"), models.model("greys"))
-    assert greeted(own, settings()) is own
+    after = greeted(own, settings())
+    assert after.sources == own.sources
+    accuracy = {"original": 1.0, "compressed": 1.0}
+    assert after.preflight == {"images": 60, "agreed": 60, "accuracy": accuracy, "warnings": []}
     assert said == [
         "pre-flight: original and compressed agree on 100.0 % of 60 real images (accuracy 100.0 and 100.0 %)"
     ]
@@ -91,11 +94,14 @@ def test_a_wrong_range_is_refused_in_one_sentence_with_its_repair(models: Any, l
     assert said == []
 
 
-def test_both_wrong_is_a_warning(models: Any, said: list[str]) -> None:
+def test_both_wrong_is_a_warning_that_is_kept(models: Any, capsys: pytest.CaptureFixture[str]) -> None:
     wide = Interface(range=(0, 255))
     own = subject(models.model("greys"), models.model("greys"), wide, wide)
-    greeted(own, settings())
-    assert "perhaps set models.original.range=[0,1] models.compressed.range=[0,1]" in said[1]
+    after = greeted(own, settings())
+    advice = "perhaps set models.original.range=[0,1] models.compressed.range=[0,1]"
+    assert advice in capsys.readouterr().err
+    assert after.preflight is not None
+    assert advice in after.preflight["warnings"][0]
 
 
 def test_a_quick_look_has_no_bar(models: Any, said: list[str]) -> None:
@@ -127,7 +133,7 @@ def test_probabilities_are_found_out_and_read_as_such_by_every_later_opening(mod
 
 def test_said_scores_are_believed(models: Any) -> None:
     own = subject(models.model("greys"), models.model("grey-probabilities"), Interface(), Interface(scores="logits"))
-    assert greeted(own, settings()) is own
+    assert greeted(own, settings()).sources == own.sources
 
 
 def test_a_pair_in_memory_must_return_logits() -> None:
