@@ -48,7 +48,7 @@ def code_fingerprint(
 
 
 def external_files(path: Path, form: str) -> dict[str, Any] | None:
-    """Size and SHA-256 of each file beside a model file in which its weights lie, by name; None where there are none."""
+    """Size and SHA-256 of each file beside a model in which its weights lie, by name; None where there are none."""
     return _told(path, form, False).get("external") if form == "onnx" else None
 
 
