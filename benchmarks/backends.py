@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from dflare.classifiers import Classifier
 from dflare.errors import InputError
-from dflare.interface import Interface
-from dflare.opening import open_classifier
-from dflare.shown import Shown
+from dflare.models.interface import Interface
+from dflare.models.opening import open_classifier
+from dflare.models.shown import Shown
 from experiments.compress import seeded
 from experiments.networks import ARCHITECTURES
 from pairs import CENTRED, bench_folder

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dflare.classifiers import ModelPair, ask
 from dflare.errors import InputError
-from dflare.placement import place
+from dflare.models.placement import place
 from dflare.search import Ending, Tally
 from experiments.config import Config
 from experiments.devices import describe, device_of, usable_gpus

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dflare.classifiers import Classifier, ModelPair
 from dflare.errors import InputError
-from dflare.interface import Interface
-from dflare.opening import open_classifier
+from dflare.models.interface import Interface
+from dflare.models.opening import open_classifier
 from dflare.seeds import Seeds, pixel_hash
 from direct import open_direct
 from experiments.data import load_data

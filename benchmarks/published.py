@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from dflare.errors import InputError
-from dflare.interface import Interface
+from dflare.models.interface import Interface
 from pairs import CENTRED, bench_folder
 
 IMAGENET = Interface(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

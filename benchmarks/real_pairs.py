@@ -31,9 +31,9 @@ from torch import Tensor
 from backends import trace
 from dflare.classifiers import Outputs, ask
 from dflare.errors import InputError
-from dflare.opening import open_classifier
-from dflare.shown import Shown
-from dflare.usercode import call_reference
+from dflare.models.opening import open_classifier
+from dflare.models.shown import Shown
+from dflare.models.usercode import call_reference
 from experiments.data import load_data
 from experiments.environment import environment
 from pairs import bench_folder

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backends import FOLDERS, Backend, fix_batch, shape_of
 from dflare.classifiers import Classifier
-from dflare.opening import open_classifier
+from dflare.models.opening import open_classifier
 from pairs import bench_folder
 
 BATCHES = (1, 16, 64, 256)

@@ -8,9 +8,9 @@ from typing import Any
 
 _PLACES = {
     "find_triggers": "dflare.api",
-    "open_classifier": "dflare.opening",
-    "Interface": "dflare.interface",
-    "Shown": "dflare.shown",
+    "open_classifier": "dflare.models.opening",
+    "Interface": "dflare.models.interface",
+    "Shown": "dflare.models.shown",
     "Limits": "dflare.limits",
     "ModelPair": "dflare.classifiers",
     "TriggerSet": "dflare.triggers",

@@ -87,7 +87,7 @@ def save_exported(model: nn.Module, example_shape: tuple[int, int, int], path: P
 
 def load_weights(model: nn.Module, path: Path) -> nn.Module:
     """The model with the weights of a `.pt2` file that `save_exported` wrote, in evaluation mode."""
-    from dflare.exported import load_program
+    from dflare.models.exported import load_program
 
     try:
         model.load_state_dict(load_program(path).state_dict)

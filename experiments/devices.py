@@ -9,7 +9,7 @@ import torch
 
 from dflare.classifiers import Classifier
 from dflare.errors import InputError
-from dflare.placement import place
+from dflare.models.placement import place
 
 
 def device_of(accelerator: str, local_rank: int = 0) -> torch.device:

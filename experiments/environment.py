@@ -47,14 +47,14 @@ def environment(models: "Mapping[str, Path | Source]") -> dict[str, Any]:
 
 
 def fingerprint(model: "Path | Source") -> dict[str, Any]:
-    """What a model is (`dflare.fingerprint`) and what answers for it: a file, or where the settings say it comes from.
+    """What a model is (its fingerprint) and what answers for it: a file, or where the settings say it comes from.
 
     Opens the model to count what is in it; a program only where the source allows it.
     """
     import torch  # what is imported here brings it along
 
-    from dflare.fingerprint import code_fingerprint, fingerprint
-    from dflare.formats import sniff
+    from dflare.fingerprints.fingerprint import code_fingerprint, fingerprint
+    from dflare.models.formats import sniff
     from experiments.opening import Source, answered_by
 
     source = Source(str(model)) if isinstance(model, Path) else model

@@ -4,11 +4,11 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from dflare.checked import Checked, percent
 from dflare.errors import InputError
-from dflare.preflight import SECONDS, preflight
-from dflare.shown import Shown
-from dflare.symptoms import are_probabilities
+from dflare.models.shown import Shown
+from dflare.parity.checked import Checked, percent
+from dflare.parity.preflight import SECONDS, preflight
+from dflare.parity.symptoms import are_probabilities
 from dflare.triggers import Side
 from experiments.config import Config
 from experiments.opening import WHICH

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from dflare.classifiers import Classifier
-from dflare.formats import sniff
 from dflare.limits import Limits
+from dflare.models.formats import sniff
+from dflare.models.origins import is_reference
 from dflare.mutation_sets import resolve
-from dflare.origins import is_reference
 from dflare.seeds import Seeds
 from dflare.strategies import find_strategy
 from dflare.triggers import Side

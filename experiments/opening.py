@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dflare.errors import InputError
-from dflare.fingerprint import code_fingerprint, external_files
-from dflare.formats import sniff
+from dflare.fingerprints.fingerprint import code_fingerprint, external_files
 from dflare.hashing import file_hash
-from dflare.interface import Interface
-from dflare.origins import is_reference
+from dflare.models.formats import sniff
+from dflare.models.interface import Interface
+from dflare.models.origins import is_reference
 from experiments.config import Models, ModelSettings
 
 if TYPE_CHECKING:
-    from dflare.shown import Shown
+    from dflare.models.shown import Shown
 
 ALLOW_CODE = "--allow-code"
 """The command line's leave to run programs that models are."""
@@ -47,9 +47,9 @@ class Source:
 
         Raises `InputError` for what cannot be opened.
         """
-        from dflare.opening import open_classifier
-        from dflare.shown import Shown
-        from dflare.usercode import call_reference
+        from dflare.models.opening import open_classifier
+        from dflare.models.shown import Shown
+        from dflare.models.usercode import call_reference
 
         path = self.file
         if path is None:
@@ -109,7 +109,7 @@ def interface_of(settings: ModelSettings, prefix: str = "models.*.") -> Interfac
 
 def answered_by(source: Source, runtime: str) -> str:
     """What answers for a model under a runtime: package, version and kernels, such as "onnxruntime 1.31.1"."""
-    from dflare.opening import runtime_of
+    from dflare.models.opening import runtime_of
 
     if source.file is None:
         import torch
@@ -120,7 +120,7 @@ def answered_by(source: Source, runtime: str) -> str:
 
 def check_runtimes(runtimes: list[str], formats: list[str]) -> None:
     """Raise `InputError` for a runtime that no format of the pair's files has; no files: a pair in memory."""
-    from dflare.opening import FORMATS
+    from dflare.models.opening import FORMATS
 
     right = list(dict.fromkeys(name for form in formats for name in FORMATS[form].kernels)) or ["default"]
     for name in runtimes:
@@ -131,6 +131,6 @@ def check_runtimes(runtimes: list[str], formats: list[str]) -> None:
 
 def kernels_of(path: Path, runtime: str) -> str:
     """A file whose format lacks the runtime is asked as always: the two files of a pair may have two formats."""
-    from dflare.opening import format_of
+    from dflare.models.opening import format_of
 
     return runtime if runtime in format_of(path).kernels else "default"

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from dflare.errors import InputError
-from dflare.origins import in_run_folder
+from dflare.models.origins import in_run_folder
 from experiments.config import Config, Models, ModelSettings
 from experiments.opening import WHICH, interface_of, is_code
 

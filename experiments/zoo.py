@@ -127,7 +127,7 @@ class _Work:
     def _measure(self, folder: Path, files: dict[str, Path], facts: dict[str, float], start: float) -> None:
         """Write `measured.json`: the accuracy of the files as they will be opened, on the test split."""
         from dflare.classifiers import Outputs, ask
-        from dflare.opening import open_classifier
+        from dflare.models.opening import open_classifier
         from experiments.training import accuracy
 
         images, labels = self.data.test_images, self.data.test_labels

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dflare.classifiers import Classifier
-from dflare.shown import Model
+from dflare.models.shown import Model
 
 
 class Projection(Protocol):

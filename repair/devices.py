@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dflare.errors import InputError
-from dflare.moving import move_module, without_tf32
+from dflare.models.moving import move_module, without_tf32
 
 CPU = torch.device("cpu")
 

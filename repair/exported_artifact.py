@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from dflare.errors import InputError
-from dflare.exported import batch_range, in_parts, load_program
+from dflare.models.exported import batch_range, in_parts, load_program
 from repair.compression import check_plan, zeros_stay_zero
 from repair.trainable import Trainable
 

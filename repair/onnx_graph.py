@@ -9,7 +9,7 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from dflare.errors import InputError
-from dflare.onnx_files import image_input
+from dflare.models.onnx_files import image_input
 from repair.compression import Projection, Quantized
 from repair.onnx_node import Node, complete, last_uses, read_nodes, stored_tensors, with_float_grids
 from repair.onnx_operators import OPERATORS

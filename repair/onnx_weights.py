@@ -8,7 +8,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
 from dflare.errors import InputError
-from dflare.onnx_files import read_onnx
+from dflare.models.onnx_files import read_onnx
 
 WEIGHT_INPUTS = {"Conv": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1), "BatchNormalization": (1, 2)}
 """Inputs that may be weights or biases, by operator; running means and variances are none."""

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from dflare.errors import InputError
-from dflare.formats import sniff
-from dflare.interface import Interface
-from dflare.opening import FORMATS as KNOWN
-from dflare.opening import open_classifier
+from dflare.models.formats import sniff
+from dflare.models.interface import Interface
+from dflare.models.opening import FORMATS as KNOWN
+from dflare.models.opening import open_classifier
 from repair.trainable import Trainable
 
 
@@ -25,7 +25,7 @@ def _onnx(path: Path) -> Trainable:
 
 
 FORMATS: dict[str, Callable[[Path], Trainable]] = {"exported": _exported, "onnx": _onnx}
-"""Format, as `dflare.formats.sniff` names it -> how to open it for repair."""
+"""Format, as `dflare.models.formats.sniff` names it -> how to open it for repair."""
 
 
 def open_trainable(path: Path, interface: Interface = Interface()) -> Trainable:  # noqa: B008 (frozen)

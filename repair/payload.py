@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dflare.errors import InputError
-from dflare.formats import sniff
+from dflare.models.formats import sniff
 
 
 def _exported(path: Path) -> int:
-    from dflare.exported import load_program
+    from dflare.models.exported import load_program
 
     program = load_program(path)
     used = [spec.target for spec in program.graph_signature.input_specs if spec.target is not None]

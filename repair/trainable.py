@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from dflare.interface import Interface, Takes
-from dflare.shown import Model, Shown
+from dflare.models.interface import Interface, Takes
+from dflare.models.shown import Model, Shown
 from repair.compression import Plan
 
 LEAST = 1e-30

@@ -11,7 +11,7 @@ import runtimes
 from backends import Backend, backends, fix_batch, network, shape_of
 from crowding import SETUPS, Asked, Crowd, Workers
 from dflare.errors import InputError
-from dflare.opening import open_classifier
+from dflare.models.opening import open_classifier
 from experiments.networks import ARCHITECTURES
 from experiments.quantization import export_onnx
 from pairs import bench_folder

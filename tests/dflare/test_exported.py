@@ -16,9 +16,9 @@ from torch.export import Dim
 
 from dflare.classifiers import ModelPair
 from dflare.errors import InputError
-from dflare.exported import ExportedClassifier, batch_range, input_shape, load_program
-from dflare.interface import Takes
-from dflare.opening import open_classifier
+from dflare.models.exported import ExportedClassifier, batch_range, input_shape, load_program
+from dflare.models.interface import Takes
+from dflare.models.opening import open_classifier
 
 
 class ChannelMeans(nn.Module):
@@ -194,7 +194,7 @@ def test_an_int8_program_opens_in_a_fresh_process():
     if not path.is_file():
         pytest.skip(f"needs the third-party model {path}")
     code = (
-        "import sys, torch; from pathlib import Path; from dflare.opening import open_classifier;"
+        "import sys, torch; from pathlib import Path; from dflare.models.opening import open_classifier;"
         "print(tuple(open_classifier(Path(sys.argv[1]))(torch.rand(3, 1, 28, 28)).shape))"
     )
     answer = subprocess.run(

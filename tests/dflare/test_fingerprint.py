@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dflare.fingerprint import code_fingerprint, fingerprint, module_file
-from dflare.stored import Stored, figures
+from dflare.fingerprints.fingerprint import code_fingerprint, fingerprint, module_file
+from dflare.fingerprints.stored import Stored, figures
 from experiments.compress import save_exported
 
 BENCH = Path(os.environ.get("DFLARE_BENCH", Path(__file__).parents[2].parent / "shared"))
@@ -134,7 +134,7 @@ class TestOnnx:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         path = save_onnx(tmp_path / "model.onnx")
-        monkeypatch.setattr("dflare.fingerprint_onnx.find_spec", lambda name: None)
+        monkeypatch.setattr("dflare.fingerprints.onnx.find_spec", lambda name: None)
         found = fingerprint(path, "onnx")
         assert found["bytes"] == path.stat().st_size
         assert [found[key] for key in ("parameters", "operators", "external", "inputs")] == [None] * 4

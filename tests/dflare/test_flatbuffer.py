@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dflare import flatbuffer
 from dflare.errors import InputError
-from dflare.flatbuffer import check_flatbuffer
+from dflare.models import flatbuffer
+from dflare.models.flatbuffer import check_flatbuffer
 
 pytest.importorskip("ai_edge_litert")
 import flatbuffers

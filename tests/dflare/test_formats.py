@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dflare.errors import InputError
-from dflare.formats import FORMATS, REFUSED, kind_of, sniff
+from dflare.models.formats import FORMATS, REFUSED, kind_of, sniff
 
 BENCH = Path(os.environ.get("DFLARE_BENCH", Path(__file__).parents[2].parent / "shared"))
 NO_MODEL = "expected a model (.onnx, .tflite, .pt2 or TorchScript) in "
@@ -157,7 +157,7 @@ def test_a_huge_file_is_told_from_a_few_bytes(tmp_path):
 
 
 def test_telling_formats_apart_loads_no_runtime(tmp_path):
-    code = "import sys, dflare.formats; print({'torch', 'numpy', 'onnx', 'onnxruntime'} & set(sys.modules))"
+    code = "import sys, dflare.models.formats; print({'torch', 'numpy', 'onnx', 'onnxruntime'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "set()\n"
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from dflare.errors import InputError
-from dflare.grids import Grid, dequantised, image_takes, quantised
-from dflare.interface import Interface, Takes
-from dflare.shown import Shown
+from dflare.models.grids import Grid, dequantised, image_takes, quantised
+from dflare.models.interface import Interface, Takes
+from dflare.models.shown import Shown
 
 FLOAT = Grid(torch.float32)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from dflare.errors import InputError
-from dflare.interface import CHANNELS, FITS, LAYOUTS, SCORES, Interface, Takes, chosen_classes
+from dflare.models.interface import CHANNELS, FITS, LAYOUTS, SCORES, Interface, Takes, chosen_classes
 
 
 @pytest.mark.parametrize(

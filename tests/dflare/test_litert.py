@@ -17,14 +17,14 @@ from torch import Tensor
 
 from dflare.classifiers import to_unit
 from dflare.errors import InputError
-from dflare.interface import Interface, Takes
-from dflare.shown import Shown
+from dflare.models.interface import Interface, Takes
+from dflare.models.shown import Shown
 
 pytest.importorskip("ai_edge_litert")
 import flatbuffers
 from ai_edge_litert import schema_py_generated as schema
 
-from dflare.litert import KERNELS, open_litert
+from dflare.models.litert import KERNELS, open_litert
 
 Steps = tuple[float, int]
 BENCH = Path(os.environ.get("DFLARE_BENCH", Path(__file__).parents[2].parent / "shared"))
@@ -243,8 +243,8 @@ import os, sys, torch
 from pathlib import Path
 from ai_edge_litert import interpreter
 from dflare.errors import InputError
-from dflare.litert import open_litert
-from dflare.shown import Shown
+from dflare.models.litert import open_litert
+from dflare.models.shown import Shown
 good = 0
 for path in Path(sys.argv[1]).glob("[0-9]*.tflite"):
     child = os.fork()

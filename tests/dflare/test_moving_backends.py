@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from dflare.errors import InputError
-from dflare.exported import ExportedClassifier
-from dflare.placement import CPU, place
-from dflare.shown import Shown
-from dflare.torchscript import open_torchscript
-from dflare.usercode import UserModel
+from dflare.models.exported import ExportedClassifier
+from dflare.models.placement import CPU, place
+from dflare.models.shown import Shown
+from dflare.models.torchscript import open_torchscript
+from dflare.models.usercode import UserModel
 
 META, CUDA = torch.device("meta"), torch.device("cuda", 2)
 IMAGES = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -115,7 +115,7 @@ def linear_onnx(path: Path) -> Path:
 
 def test_onnx_runtime_without_cuda_says_why_it_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = pytest.importorskip("onnxruntime")
-    from dflare.onnx_runtime import open_onnx
+    from dflare.models.onnx_runtime import open_onnx
 
     monkeypatch.setattr(runtime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     model = open_onnx(linear_onnx(tmp_path / "model.onnx"))
@@ -131,7 +131,7 @@ def test_onnx_runtime_with_cuda_is_asked_for_the_card_in_float32(
 ) -> None:
     """ONNX Runtime where CUDA does not load goes on without it, and says so nowhere but in its providers."""
     runtime = pytest.importorskip("onnxruntime")
-    from dflare.onnx_runtime import open_onnx
+    from dflare.models.onnx_runtime import open_onnx
 
     model = open_onnx(linear_onnx(tmp_path / "model.onnx"))
     before, real, asked = model(IMAGES), runtime.InferenceSession, []
@@ -159,7 +159,7 @@ def test_onnx_runtime_with_cuda_is_asked_for_the_card_in_float32(
 
 
 def test_litert_stays_on_the_cpu() -> None:
-    from dflare.litert import LiteRTClassifier
+    from dflare.models.litert import LiteRTClassifier
 
     model = object.__new__(LiteRTClassifier)
     assert model.to(CUDA) == "LiteRT computes .tflite files on the CPU"

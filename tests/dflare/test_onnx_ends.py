@@ -11,14 +11,14 @@ from torch import Tensor
 
 from dflare.classifiers import to_unit
 from dflare.errors import InputError
-from dflare.interface import Interface, Takes
+from dflare.models.interface import Interface, Takes
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from onnx import NodeProto, TensorProto, helper, numpy_helper  # noqa: E402
 
-from dflare.onnx_runtime import open_onnx  # noqa: E402
-from dflare.shown import Shown  # noqa: E402
+from dflare.models.onnx_runtime import open_onnx  # noqa: E402
+from dflare.models.shown import Shown  # noqa: E402
 
 KINDS = {
     np.dtype(kind): helper.np_dtype_to_tensor_dtype(np.dtype(kind)) for kind in ("uint8", "int8", "int16", "uint16")

@@ -11,9 +11,9 @@ from dflare.errors import InputError
 onnx = pytest.importorskip("onnx")
 from onnx import ModelProto, TensorProto, helper, numpy_helper  # noqa: E402
 
-from dflare import onnx_files  # noqa: E402
-from dflare.onnx_files import image_input, read_onnx  # noqa: E402
-from dflare.onnx_limits import BITS  # noqa: E402
+from dflare.models import onnx_files  # noqa: E402
+from dflare.models.onnx_files import image_input, read_onnx  # noqa: E402
+from dflare.models.onnx_limits import BITS  # noqa: E402
 
 
 def with_tensor(tensor: TensorProto, place: str = "graph") -> ModelProto:

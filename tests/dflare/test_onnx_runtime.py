@@ -15,8 +15,8 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from dflare.onnx_runtime import open_onnx  # noqa: E402
-from dflare.shown import Shown  # noqa: E402
+from dflare.models.onnx_runtime import open_onnx  # noqa: E402
+from dflare.models.shown import Shown  # noqa: E402
 
 
 def channel_means(path: Path, batch: int | str = "batch", element: int = TensorProto.FLOAT, op: str = "") -> Path:
@@ -71,7 +71,7 @@ def test_a_classifier_in_use_can_be_pickled_and_copied(tmp_path, images):
 def test_the_session_is_opened_once(tmp_path, images, monkeypatch):
     classifier = open_onnx(channel_means(tmp_path / "model.onnx"))
     classifier(images)
-    monkeypatch.setattr("dflare.onnx_runtime._open_session", None)
+    monkeypatch.setattr("dflare.models.onnx_runtime._open_session", None)
     classifier(images)
 
 

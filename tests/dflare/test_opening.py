@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dflare.errors import InputError
-from dflare.opening import FORMATS, open_classifier, runtime_of
+from dflare.models.opening import FORMATS, open_classifier, runtime_of
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -82,7 +82,7 @@ def test_the_opener_is_handed_threads_and_kernels(tmp_path, monkeypatch):
 
 
 def test_an_onnx_file_is_optimised_unless_asked_otherwise(tmp_path, monkeypatch):
-    onnx_runtime = pytest.importorskip("dflare.onnx_runtime")
+    onnx_runtime = pytest.importorskip("dflare.models.onnx_runtime")
     monkeypatch.setattr(onnx_runtime, "OnnxClassifier", lambda *arguments: arguments)
     path = tmp_path / "m.onnx"
     path.touch()

@@ -13,10 +13,10 @@ from torch.export import Dim
 
 from dflare.classifiers import ModelPair
 from dflare.errors import InputError
-from dflare.interface import Interface
-from dflare.moving import move_module, without_tf32
-from dflare.placement import CPU, Placed, place
-from dflare.shown import Shown
+from dflare.models.interface import Interface
+from dflare.models.moving import move_module, without_tf32
+from dflare.models.placement import CPU, Placed, place
+from dflare.models.shown import Shown
 
 META = torch.device("meta")
 IMAGES = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -219,7 +219,7 @@ def test_the_default_says_it_on_stderr(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.slow
 def test_third_party_programs_are_moved_whole() -> None:
     """Every `.pt2` file at hand, int8 ones among them."""
-    from dflare.exported import input_shape, load_program
+    from dflare.models.exported import input_shape, load_program
 
     folder = Path(os.environ.get("DFLARE_BENCH") or Path(__file__).parents[2].parent / "shared") / "models"
     files = sorted(folder.glob("*/*.pt2"))

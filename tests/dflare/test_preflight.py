@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from dflare.checked import Checked
-from dflare.class_order import usual_orders, written
 from dflare.errors import InputError
-from dflare.interface import Interface, Takes, chosen_classes
-from dflare.preflight import preflight
-from dflare.questions import diversity, kappa, surely_better
-from dflare.shown import Shown
-from dflare.slips import MOST, differences, numbers_seen, usual_interfaces, words
-from dflare.symptoms import are_probabilities
+from dflare.models.interface import Interface, Takes, chosen_classes
+from dflare.models.shown import Shown
+from dflare.parity.checked import Checked
+from dflare.parity.class_order import usual_orders, written
+from dflare.parity.preflight import preflight
+from dflare.parity.questions import diversity, kappa, surely_better
+from dflare.parity.slips import MOST, differences, numbers_seen, usual_interfaces, words
+from dflare.parity.symptoms import are_probabilities
 
 CLASSES, PER_CLASS, SIZE = 10, 24, 8
 IMAGENET = Interface(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

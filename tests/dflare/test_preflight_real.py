@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dflare.interface import Interface
-from dflare.opening import open_classifier
-from dflare.preflight import preflight
-from dflare.shown import Shown
+from dflare.models.interface import Interface
+from dflare.models.opening import open_classifier
+from dflare.models.shown import Shown
+from dflare.parity.preflight import preflight
 
 BENCH = Path(os.environ.get("DFLARE_BENCH", Path(__file__).parents[2].parent / "shared"))
 CIFAR, MNIST = BENCH / "data" / "cifar10", BENCH / "data" / "MNIST" / "raw"

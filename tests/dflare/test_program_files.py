@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from dflare.errors import InputError
-from dflare.exported import ExportedClassifier, load_program
-from dflare.program_files import checked_program
-from dflare.program_text import check_text
+from dflare.models.exported import ExportedClassifier, load_program
+from dflare.models.program_files import checked_program
+from dflare.models.program_text import check_text
 
 Members = dict[str, bytes]
 MODEL, INPUTS = "models/model.json", "data/sample_inputs/model.pt"

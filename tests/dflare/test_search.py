@@ -323,7 +323,7 @@ def mnist(n: int) -> Seeds:
 @pytest.mark.slow
 def test_a_search_of_a_real_pair_depends_neither_on_the_batch_nor_on_the_order():
     pytest.importorskip("onnxruntime")
-    from dflare.onnx_runtime import open_onnx
+    from dflare.models.onnx_runtime import open_onnx
 
     seeds, folder = mnist(40), BENCH / "models" / "mnist_lenet-5"
 

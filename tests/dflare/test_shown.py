@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from dflare.classifiers import Outputs, check_scores, to_unit
 from dflare.errors import InputError
-from dflare.interface import Interface, Takes
-from dflare.shown import Shown, logarithms
+from dflare.models.interface import Interface, Takes
+from dflare.models.shown import Shown, logarithms
 
 NOTHING = Takes()
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from dflare.classifiers import Classifier, ModelPair
 from dflare.distances import l_2, l_inf
 from dflare.limits import Limits
-from dflare.opening import open_classifier
+from dflare.models.opening import open_classifier
 from dflare.shrink import Shrunk, shrink
 
 Case = tuple[Callable[[], ModelPair], Tensor, Tensor]  # makes the pair; seeds and triggers (n, c, h, w)

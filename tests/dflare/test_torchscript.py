@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from dflare.classifiers import ModelPair
 from dflare.errors import InputError
-from dflare.interface import Interface, Takes
-from dflare.shown import Shown
-from dflare.torchscript import TorchScriptModel, open_torchscript
+from dflare.models.interface import Interface, Takes
+from dflare.models.shown import Shown
+from dflare.models.torchscript import TorchScriptModel, open_torchscript
 
 
 class Strict(nn.Module):
@@ -160,7 +160,7 @@ def test_a_missing_file_and_one_of_another_format_are_refused(tmp_path):
 def test_it_is_opened_once_and_only_when_asked(tmp_path, monkeypatch):
     path = save(tmp_path / "m.pt", network())
     opened: list[Path] = []
-    monkeypatch.setattr("dflare.torchscript._load", lambda path, device: opened.append(path) or network().eval())
+    monkeypatch.setattr("dflare.models.torchscript._load", lambda path, device: opened.append(path) or network().eval())
     model = open_torchscript(path, True)
     assert opened == []
     for _ in range(3):

@@ -8,20 +8,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dflare.answers import scores_in
 from dflare.classifiers import ModelPair
 from dflare.errors import InputError
-from dflare.interface import Takes
-from dflare.origins import in_run_folder, is_reference
-from dflare.shown import Shown
-from dflare.usercode import UserModel, call_reference
+from dflare.models.answers import scores_in
+from dflare.models.interface import Takes
+from dflare.models.origins import in_run_folder, is_reference
+from dflare.models.shown import Shown
+from dflare.models.usercode import UserModel, call_reference
 
 MODULE = """
 from collections import namedtuple
 from pathlib import Path
 import torch
 from torch import nn
-from dflare.interface import Takes
+from dflare.models.interface import Takes
 
 Path(__file__).with_name("imported").touch()
 

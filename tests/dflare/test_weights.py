@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dflare.classifiers import ask
 from dflare.errors import InputError
-from dflare.weights import load_weights
+from dflare.models.weights import load_weights
 
 BENCH = Path(os.environ.get("DFLARE_BENCH", Path(__file__).parents[2].parent / "shared"))
 

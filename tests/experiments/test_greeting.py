@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dflare.errors import InputError
-from dflare.interface import Interface
+from dflare.models.interface import Interface
+from dflare.models.shown import Shown
 from dflare.seeds import Seeds, pixel_hash
-from dflare.shown import Shown
 from dflare.triggers import Side
 from experiments import greeting
 from experiments.config import Config

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from dflare.exported import load_program
+from dflare.models.exported import load_program
 from dflare.shards import read_triggers
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from dflare.classifiers import ModelPair
-from dflare.exported import load_program
-from dflare.opening import open_classifier
+from dflare.models.exported import load_program
+from dflare.models.opening import open_classifier
 from dflare.shards import read_endings, read_triggers
 from dflare.triggers import Side
 from experiments.data import assign_sides, load_data

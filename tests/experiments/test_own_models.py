@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dflare.classifiers import ask
-from dflare.opening import open_classifier
+from dflare.models.opening import open_classifier
 from dflare.shards import read_endings, read_triggers
 from dflare.triggers import Side
 

@@ -16,7 +16,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from dflare.onnx_runtime import open_onnx  # noqa: E402
+from dflare.models.onnx_runtime import open_onnx  # noqa: E402
 from experiments.quantization import export_onnx, quantize_to_onnx  # noqa: E402
 from repair.compression import Quantized  # noqa: E402
 from repair.onnx_artifact import open_onnx_artifact  # noqa: E402

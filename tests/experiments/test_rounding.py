@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dflare.classifiers import ModelPair
-from dflare.opening import open_classifier
+from dflare.models.opening import open_classifier
 from dflare.references import References
 from dflare.search import Search
 from dflare.seeds import Seeds, pixel_hash

@@ -10,7 +10,7 @@ import torch
 
 from dflare.classifiers import Classifier, to_unit
 from dflare.errors import InputError
-from dflare.interface import Interface
+from dflare.models.interface import Interface
 from dflare.shards import read_endings, read_triggers
 from experiments.opening import Source
 from experiments.subject import Subject

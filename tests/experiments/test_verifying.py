@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dflare.errors import InputError
-from dflare.interface import Interface
+from dflare.models.interface import Interface
 from dflare.shards import read_triggers
 from experiments import verifying
 from experiments.catalogue import pair_names
@@ -235,7 +235,7 @@ def with_onnx(toys: Any, tmp_path: Path) -> Path:
     """The pruned toy as an ONNX file."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from dflare.exported import load_program
+    from dflare.models.exported import load_program
 
     weights = load_program(toys.model("pruned")).state_dict
     arrays = {"weight": weights["weight"].T.contiguous(), "bias": weights["bias"]}
@@ -274,7 +274,7 @@ def test_another_runtime_is_asked_beside_those_already_known(
 
 
 def test_kernels_reach_the_runtime(with_onnx: Path, triggers: Path, toys: Any, monkeypatch: pytest.MonkeyPatch):
-    from dflare import onnx_runtime
+    from dflare.models import onnx_runtime
 
     optimised: list[bool] = []
     opener = onnx_runtime._open_session
@@ -291,7 +291,7 @@ def test_kernels_reach_the_runtime(with_onnx: Path, triggers: Path, toys: Any, m
 
 
 def test_a_pair_in_memory_is_opened_by_its_name(triggers: Path, toys: Any, monkeypatch: pytest.MonkeyPatch):
-    from dflare.opening import open_classifier
+    from dflare.models.opening import open_classifier
 
     opened: list[tuple[str, bool]] = []
 

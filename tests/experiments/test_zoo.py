@@ -8,7 +8,7 @@ import torch
 
 from dflare.classifiers import to_unit
 from dflare.errors import InputError
-from dflare.exported import ExportedClassifier, batch_range, load_program
+from dflare.models.exported import ExportedClassifier, batch_range, load_program
 from experiments.cache import cached
 from experiments.catalogue import FORMS, NETWORKS, Recipe, check_pair_name, data_of, is_imagenet, pair_names
 from experiments.compress import SPARSITY, Training, make_pruned, save_exported, seeded, sparsity

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dflare.errors import InputError
-from dflare.interface import Interface
-from dflare.moving import move_module
+from dflare.models.interface import Interface
+from dflare.models.moving import move_module
 from repair.compression import Compressed, Pruned, Quantized
 from repair.data import Examples, Mixture, RepairData
 from repair.devices import CPU, on_device, trainer_options

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dflare.errors import InputError
-from dflare.opening import open_classifier
+from dflare.models.opening import open_classifier
 from repair.exported_artifact import check_program, open_exported
 from repair.opening import open_trainable
 from repair.payload import payload_bytes

@@ -17,7 +17,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from dflare.onnx_runtime import open_onnx  # noqa: E402
+from dflare.models.onnx_runtime import open_onnx  # noqa: E402
 from repair.compression import Compressed, Pruned, Quantized  # noqa: E402
 from repair.onnx_artifact import open_onnx_artifact  # noqa: E402
 from repair.onnx_difference import graph_difference  # noqa: E402

@@ -14,7 +14,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from dflare.onnx_runtime import open_onnx  # noqa: E402
+from dflare.models.onnx_runtime import open_onnx  # noqa: E402
 from repair.onnx_artifact import open_onnx_artifact  # noqa: E402
 from repair.onnx_graph import OnnxModule  # noqa: E402
 from repair.onnx_operators import OPERATORS  # noqa: E402
