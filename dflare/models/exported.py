@@ -148,5 +148,5 @@ def in_parts(module: nn.Module, images: Tensor, batches: tuple[int, int]) -> Ten
         answer = module(whole)
         if not isinstance(answer, Tensor):
             raise InputError(f"a model must return one tensor of scores, got a {type(answer).__name__}")
-        answers.append(answer[: len(part)])
-    return torch.cat(answers)
+        answers.append(answer[: len(part)] if missing > 0 else answer)
+    return torch.cat(answers) if len(answers) > 1 else answers[0]

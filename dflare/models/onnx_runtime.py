@@ -46,7 +46,8 @@ class OnnxClassifier:
         batch = self.input.shape[0]
         if isinstance(batch, str):
             return self._ask(values)
-        return torch.cat([self._ask_padded(part, batch) for part in values.split(batch)])
+        answers = [self._ask_padded(part, batch) for part in values.split(batch)]
+        return torch.cat(answers) if len(answers) > 1 else answers[0]
 
     def to(self, device: torch.device) -> str | None:
         """Compute on a device from the next question on, with values from the CPU; None, or why it stays there."""
@@ -61,6 +62,8 @@ class OnnxClassifier:
 
     def _ask_padded(self, values: Tensor, batch: int) -> Tensor:
         missing = batch - len(values)
+        if missing == 0:
+            return self._ask(values)
         padding = values.new_zeros(missing, *values.shape[1:])
         return self._ask(torch.cat([values, padding]))[: len(values)]
 

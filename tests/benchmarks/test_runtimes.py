@@ -120,4 +120,6 @@ def test_every_backend_opens_and_answers_alone_as_in_a_batch(backend: Backend, t
     with torch.inference_mode():
         together, alone = classifier(images), torch.cat([classifier(one) for one in images.split(1)])
     assert together.shape == (3, 10)
-    assert torch.allclose(together, alone, atol=1e-3)
+    # an int8 network may round an activation to the next step in another batch
+    assert torch.allclose(together, alone, atol=1e-3 if backend.form == "float" else 1.0)
+    assert torch.equal(together.argmax(-1), alone.argmax(-1))

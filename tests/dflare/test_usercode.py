@@ -133,7 +133,7 @@ def test_a_network_answers_in_evaluation_mode_without_gradients_of_its_own(modul
 def test_a_network_may_say_what_it_takes(module):
     assert call_reference("models_of_a_user:taking", None, True).takes == Takes(channels=1, height=4, width=4)
     with pytest.raises(
-        InputError, match=r"takes of the network of .*nonsense must be a dflare\.interface\.Takes, got a s"
+        InputError, match=r"takes of the network of .*nonsense must be a dflare\.models\.interface\.Takes, got a s"
     ):
         call_reference("models_of_a_user:taking_nonsense", None, True)
 

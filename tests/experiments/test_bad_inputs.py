@@ -150,7 +150,12 @@ def test_a_pair_that_agrees_on_no_seed_is_refused(dflare: Callable[..., Any], to
     settings = toys.settings(tmp_path / "run", **pair)
     assert_refused(dflare("loop", *settings), r"agree on 0\.0 % of .* real images, expected 70 %")
     answer = dflare("loop", *settings, "preflight.min_agreement=0")
-    assert_refused(answer, "expected a seed on which the pair agrees, .* deviate on all 8 seeds of the judge side")
+    assert answer.code == 2
+    *warnings, error = answer.err.splitlines()
+    assert all("answers class" in warning for warning in warnings)
+    assert re.search(
+        "error: expected a seed on which the pair agrees, .* deviate on all 8 seeds of the judge side", error
+    )
     assert dflare("loop", *settings, "preflight.min_agreement=0") == answer
 
 
