@@ -122,8 +122,8 @@ def assign_sides(data: Data, split: tuple[float, float, float]) -> tuple[Seeds, 
     for key, side in zip(("train", "validate", "judge"), sides, strict=True):
         if len(side) == 0:
             raise InputError(
-                f"split.{key} leaves no image of {data.name} ({len(everything)} distinct ones to share out); "
-                "give a larger share or more images"
+                f"split.{key} leaves none of the {len(everything)} distinct images to share out "
+                f"(data.name={data.name}); give a larger share or more images"
             )
     return sides
 

@@ -26,11 +26,11 @@ def search(run: Run) -> None:
     """Replay all earlier triggers on the model that enters the next round, then search all three sides anew."""
     now = run.standing()
     folder = run.folder.round(now.number) / "triggers"
-    if run.subject.files:
+    if "compressed" in run.subject.files:
         _replay(run, now)
     if now.searched is not None:
         inherit_search(now.searched, folder)
-    model = now.model if run.subject.files else None
+    model = run.handed_in(now.model)
     for side in JUDGE_FIRST:
         # the judge side is searched with the same draws every time, the others with new ones each round
         seed = run.settings.seed if side is Side.judge else run.round_seed(now.number)
@@ -43,7 +43,7 @@ def search(run: Run) -> None:
 
 def verify_round(run: Run, number: int) -> None:
     """Ask the triggers of a round again, in a fresh process and under each of `verify.runtimes` not asked yet."""
-    model = run.standing(number).model if run.subject.files else None
+    model = run.handed_in(run.standing(number).model)
     folder = run.folder.round(number) / "triggers"
     verify(run.subject, run.settings, model, folder, f"round {number}: verification")
 

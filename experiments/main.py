@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dflare.errors import InputError, OutOfTime
 from experiments.config import Config
-from experiments.opening import ALLOW_CODE
+from experiments.opening import ALLOW_CODE, check_allowed
 from experiments.settings import load_config, to_yaml
 from experiments.workers import LostWorker, Place, find_place, leave, may_lead
 
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.verb == "report":
             return _report(Path(options.run_dir.removeprefix("run_dir=")))
         settings = load_config(options.settings)
+        check_allowed(settings.pair, options.allow_code)
         place = find_place(settings.trainer)
         return _run(options, settings, place)
     except InputError as error:

@@ -10,7 +10,7 @@ from dflare.hashing import file_hash
 from dflare.models.formats import sniff
 from dflare.models.interface import Interface
 from dflare.models.origins import is_reference
-from experiments.config import Models, ModelSettings
+from experiments.config import Models, ModelSettings, Pair
 
 if TYPE_CHECKING:
     from dflare.models.shown import Shown
@@ -86,6 +86,13 @@ def is_code(where: str) -> bool:
         return sniff(Path(where)) == "torchscript"
     except InputError:
         return False  # which will be said where it is opened
+
+
+def check_allowed(pair: Pair, allow_code: bool) -> None:
+    """Raise `InputError` for a model that is a program without the command line's leave to run it."""
+    for where in (pair.original, pair.compressed):
+        if where is not None and not allow_code and is_code(where):
+            raise InputError(f"{where} is code, which runs only with {ALLOW_CODE}")
 
 
 def source_of(where: str, which: str, models: Models, allow_code: bool) -> Source:

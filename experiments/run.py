@@ -46,6 +46,10 @@ class Run:
                 model, searched = self.model_file(number), self.folder.round(number) / "after"
         return Standing(len(rounds), model, searched, sum(bool(r["rolled_back"]) for r in rounds))
 
+    def handed_in(self, model: Path) -> Path | None:
+        """A model's file, None for a compressed model that is none: nothing but the one handed in is searched then."""
+        return model if "compressed" in self.subject.files else None
+
     def triggers(self, numbers: range, *sides: Side) -> TriggerSet | None:
         """The triggers that those rounds found on those sides; None where there are none."""
         return triggers_of([self.folder.round(number) / "triggers" for number in numbers], *sides)

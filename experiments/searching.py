@@ -159,7 +159,7 @@ def check_hope(folder: Path, side: Side) -> None:
     if bool(endings.which(Ending.already).all()):
         raise InputError(
             f"expected a seed on which the pair agrees, but original and compressed deviate on all {len(endings)} "
-            f"seeds of the {side.name} side; do both take the same images in [0, 1]?"
+            f"seeds of the {side.name} side; are both shown what they want to see? (docs/models.md)"
         )
 
 

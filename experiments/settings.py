@@ -12,7 +12,6 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from dflare.errors import InputError
-from dflare.models.origins import in_run_folder
 from experiments.config import Config, Models, ModelSettings
 from experiments.opening import WHICH, interface_of, is_code
 
@@ -28,11 +27,12 @@ def load_config(arguments: Sequence[str]) -> Config:
     config = OmegaConf.structured(Config)
     for argument in (a for a in arguments if "=" not in a):
         path = find_file(argument)
-        config = _merge(config, without_code(read_yaml(path), path), str(path))
+        config = _merge(config, read_yaml(path), str(path))
     for argument in (a for a in arguments if "=" in a):
         config = _merge(config, _parse(argument), f"the argument {argument}")
     settings = _resolved(config)
     check_ranges(settings)
+    _check_code(settings, arguments)
     return complete(settings)
 
 
@@ -166,21 +166,18 @@ def read_yaml(path: Path) -> DictConfig:
     return loaded
 
 
-def without_code(config: DictConfig, path: Path) -> DictConfig:
-    """The configuration of a file; raises `InputError` where it names code to run and lies in a run folder.
+def _check_code(settings: Config, arguments: Sequence[str]) -> None:
+    """Raise `InputError` where anything but an argument names code to run: files may come from anyone.
 
-    A run folder may come from anyone; what it says is data and never a reason to run a program.
+    What an argument says must be the name itself, not a reference to a value in some file.
     """
-    if in_run_folder(path):
-        pair = config.get("pair") or {}
-        for which in WHICH:
-            where = pair.get(which) if isinstance(pair, DictConfig) else None
-            if isinstance(where, str) and is_code(where):
-                raise InputError(
-                    f"pair.{which}={where} in {path} is code, which is never loaded because a run folder says so; "
-                    f"give all settings on the command line or in a file of your own"
-                )
-    return config
+    for which in WHICH:
+        where = getattr(settings.pair, which)
+        if where is not None and is_code(where) and f"pair.{which}={where}" not in arguments:
+            raise InputError(
+                f"pair.{which}={where} is code, which is never loaded because a file says so; "
+                f"give pair.{which}={where} itself as an argument, and --allow-code"
+            )
 
 
 def _parse(argument: str) -> DictConfig:
@@ -201,8 +198,10 @@ def _merge(config: Any, other: DictConfig, source: str) -> Any:
         return OmegaConf.merge(config, other)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "a key"
-        if "ListConfig" in str(error):
+        if "is not a ListConfig" in str(error):
             raise InputError(f"wrong value for {key} in {source}: expected a list, such as [a,b]") from error
+        if "convert 'ListConfig' to string" in str(error):
+            raise InputError(f"wrong value for {key} in {source}: expected text, got a list") from error
         raise InputError(f"wrong value for {key} in {source}: {first_line(error)}") from error
 
 

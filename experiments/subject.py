@@ -78,6 +78,8 @@ class Subject:
     def compressed_file(self) -> Path:
         """The compressed model's file; raises `InputError` where there is none, or none that can be repaired."""
         if "compressed" not in self.files:
-            raise InputError(f"{self.name} is opened in memory and has no file to repair; it can only be searched")
+            source = self.sources.get("compressed")
+            name = f"the compressed model {source.where}" if source is not None else self.name
+            raise InputError(f"{name} is opened in memory and has no file to repair; it can only be searched")
         check_repairable(self.files["compressed"])
         return self.files["compressed"]

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from math import inf
 from typing import NamedTuple
 
 from dflare.errors import InputError
+
+_MOST = 1e30  # of numbers that float32 can still reckon with
 
 LAYOUTS = ("nchw", "nhwc")
 CHANNELS = ("grey", "rgb", "bgr")
@@ -94,13 +95,13 @@ def chosen_classes(text: str, name: str = "classes") -> list[int]:
 def _check_range(ends: Sequence[float] | None, prefix: str) -> None:
     if ends is None:
         return
-    if len(ends) != 2 or not all(-inf < end < inf for end in ends) or ends[0] == ends[1]:
+    if len(ends) != 2 or not all(abs(end) <= _MOST for end in ends) or ends[0] == ends[1]:
         raise InputError(f"{prefix}range must be two numbers, for black and for white, such as [0,255], got {ends}")
 
 
 def _check_numbers(mean: Sequence[float] | None, std: Sequence[float] | None, prefix: str) -> None:
-    for name, numbers, low, kind in (("mean", mean, -inf, "finite"), ("std", std, 0.0, "positive")):
-        if numbers is not None and not (numbers and all(low < number < inf for number in numbers)):
+    for name, numbers, low, kind in (("mean", mean, -_MOST, "finite"), ("std", std, 1 / _MOST, "positive")):
+        if numbers is not None and not (numbers and all(low <= number <= _MOST for number in numbers)):
             raise InputError(f"{prefix}{name} must be {kind} numbers, one or one a channel, got {list(numbers)}")
     if mean is not None and std is not None and len(mean) != len(std) and 1 not in (len(mean), len(std)):
         raise InputError(f"{prefix}mean and {prefix}std must be of one length, got {len(mean)} and {len(std)}")

@@ -128,7 +128,7 @@ class Shown:
         if self.interface.fit is None:
             raise InputError(
                 f"{self.name} takes images of {high} x {wide} pixels (height x width), got {height} x {width}; "
-                "set data.image_size, or fit to stretch or crop"
+                "set data.image_size, or models.both.fit=stretch (or crop)"
             )
         if self.interface.fit == "stretch":
             return [lambda values: _resized(values, high, wide)]

@@ -147,10 +147,26 @@ def _returned(function: Callable[[], Any], text: str) -> Any:
 def _ready(network: nn.Module, weights: Path | None, text: str) -> nn.Module:
     if any(is_lazy(tensor) or tensor.is_meta for tensor in chain(network.parameters(), network.buffers())):
         raise InputError(f"the network of {text} must have all its parameters, some are lazy or on the meta device")
-    network = network.to("cpu")
-    if weights is not None:
-        load_weights(weights, network)
-    return network.eval().requires_grad_(False)
+    try:
+        network = network.to("cpu")
+        if weights is not None:
+            load_weights(weights, network)
+        _evaluating(network)
+        return network.requires_grad_(False)
+    except InputError:
+        raise
+    except Exception as error:  # of the user's own methods
+        raise InputError(f"the network of {text} cannot be made ready: {_reason(error)}") from error
+
+
+def _evaluating(network: nn.Module) -> None:
+    """Evaluation mode of a network and all that is in it, but for exported graphs, which have no other mode."""
+    try:
+        network.eval()
+    except NotImplementedError:
+        network.training = False
+        for child in network.children():
+            _evaluating(child)
 
 
 def _kind(thing: object) -> str:

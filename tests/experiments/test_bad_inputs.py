@@ -92,7 +92,7 @@ TABLE: list[tuple[str, dict[str, Any], str]] = [
     ("empty image folder", {"data__root": "{bad}/empty"}, r"expected image files \(.*\) in .*empty, found none"),
     ("empty class", {"data__root": "{bad}/empty class"}, r"expected image files \(.*\) in .*cats, found none"),
     ("no images", {"data__root": "{bad}/no images"}, r"expected an image file at .*cat\.png"),
-    ("a side without images", {"data__root": "{bad}/one image"}, r"split\.\w+ leaves no image"),
+    ("a side without images", {"data__root": "{bad}/one image"}, r"split\.\w+ leaves none of the"),
     ("missing model", {"pair__original": "{bad}/none.pt2"}, r"expected a model file at .*none\.pt2, found none"),
     ("missing compressed", {"pair__compressed": "{bad}/none.onnx"}, r"expected a model file at .*none\.onnx"),
     ("a folder as model", {"pair__compressed": "{bad}/empty"}, r"expected a model file, but .*empty is a folder"),

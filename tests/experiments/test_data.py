@@ -325,7 +325,7 @@ def test_a_set_without_images_is_refused(tmp_path):
     write_small_mnist(tmp_path, "")
     write_idx(tmp_path / "MNIST/raw/train-images-idx3-ubyte", np.zeros((0, 4, 4)))
     write_idx(tmp_path / "MNIST/raw/train-labels-idx1-ubyte", np.zeros(0))
-    with pytest.raises(InputError, match=r"split\.train leaves no image"):
+    with pytest.raises(InputError, match=r"split\.train leaves none of the 0"):
         assign_sides(load_data("mnist", str(tmp_path)), SPLIT)
 
 
@@ -430,5 +430,5 @@ def test_impossible_shares_are_refused(split, key):
 
 
 def test_an_empty_side_is_refused():
-    with pytest.raises(InputError, match=r"split\.\w+ leaves no image"):
+    with pytest.raises(InputError, match=r"split\.\w+ leaves none of the"):
         assign_sides(Data("noise", (), noise(1), None), SPLIT)

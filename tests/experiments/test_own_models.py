@@ -136,6 +136,26 @@ def test_a_function_is_searched_repaired_against_and_verified_like_a_file(
     assert reports[0]["models"]["original"]["format"] == "code"
 
 
+def test_a_function_may_be_the_compressed_model(code: dict[str, Any], toys: Any, dflare: Callable[..., Any]):
+    pair = {"pair__original": toys.model("pruned"), "pair__compressed": code["pair__original"]}
+    weights = {"models__compressed__weights": "weights.pt"}
+    settings = toys.settings(Path("run"), verify__runtimes="[default]", **pair, **weights)
+    answer = dflare("search", "--allow-code", *settings)
+    assert answer.code == 0, answer.err
+    assert len(found(Path("run"))) > 0
+    answer = dflare("loop", "--allow-code", *settings)
+    assert answer.code == 2
+    assert "can only be searched" in answer.err
+
+
+def test_a_function_may_return_an_exported_program(toys: Any, dflare: Callable[..., Any], code: dict[str, Any]):
+    lines = f"import torch\n\ndef build():\n    return torch.export.load({str(toys.model('original'))!r}).module()\n"
+    Path("exported_networks.py").write_text(lines)
+    settings = toys.settings(Path("run"), pair__original="exported_networks:build")
+    answer = dflare("search", "--allow-code", *settings)
+    assert answer.code == 0, answer.err
+
+
 def test_code_runs_only_where_the_command_line_says_so(code: dict[str, Any], toys: Any, dflare: Callable[..., Any]):
     settings = toys.settings(Path("run"), **code)
     answer = dflare("search", *settings)
@@ -145,7 +165,7 @@ def test_code_runs_only_where_the_command_line_says_so(code: dict[str, Any], toy
     for more in ((), ("--allow-code",)):
         answer = dflare("search", "run/config.yaml", *more)
         assert answer.code == 2
-        assert "code, which is never loaded because a run folder says so" in answer.err
+        assert "code, which is never loaded because a file says so" in answer.err
 
 
 @pytest.mark.parametrize(

@@ -251,15 +251,17 @@ def test_models_of_the_zoo_are_shown_what_they_are(argument: str, pair: tuple[st
 
 
 @pytest.mark.parametrize("which", ["original", "compressed"])
-def test_code_is_never_taken_from_a_run_folder(which: str, tmp_path: Path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / "environment.json").write_text("{}")
-    settings = load_config([*FILES, f"pair.{which}=my.models:build"])
-    (folder / "config.yaml").write_text(to_yaml(settings))
-    assert f"pair.{which}=my.models:build in {folder}" in refusal(str(folder / "config.yaml"))
-    (tmp_path / "own.yaml").write_text(to_yaml(settings))
-    assert load_config([str(tmp_path / "own.yaml")]) == settings
+def test_code_is_named_by_an_argument_and_never_by_a_file(which: str, tmp_path: Path):
+    code = f"pair.{which}=my.models:build"
+    settings = load_config([*FILES, code])
+    for name in ("config.yaml", "own.yaml"):
+        path = yaml(tmp_path, to_yaml(settings), name)
+        assert refusal(path).startswith(f"{code} is code, which is never loaded because a file says so")
+        assert load_config([path, code]) == settings
+    trick = yaml(tmp_path, "data: {root: 'my.models:build'}", "trick.yaml")
+    assert "never loaded because a file says so" in refusal(trick, *FILES, f"pair.{which}=${{data.root}}")
+    broken = yaml(tmp_path, f"pair: {{{which}: '${{nope}}'}}", "broken.yaml")
+    assert "nope" in refusal(broken, *FILES[:0])
 
 
 def test_fast_dev_shrinks_numbers_but_raises_none():
