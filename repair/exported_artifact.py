@@ -1,7 +1,7 @@
-"""Repair of float `.pt2` files (distilled, pruned) in place: the exported program's own graph is trained."""
+"""Repair of `.pt2` files in place: float (distilled, pruned) and int8 (PT2E), by the exported program's own graph."""
 
-import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,79 +9,85 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from dflare.errors import InputError
-from dflare.models.exported import batch_range, in_parts, load_program
-from repair.compression import check_plan, zeros_stay_zero
+from dflare.models.exported import in_parts, load_program, program_takes
+from dflare.models.grids import Grid, quantised
+from repair.compression import Plan, Projection, check_plan, zeros_stay_zero
+from repair.pt2_quantized import is_quantized, trainable_graph
+from repair.pt2_write import program_difference, write_program
 from repair.trainable import Trainable
+
+PREFIX = "program."
+"""Before the names that weights have in the program."""
 
 
 class Exported(nn.Module):
-    """An exported program as a module whose `train` and `eval` leave the graph alone (the graph refuses them)."""
+    """An exported program as a module whose `train` and `eval` leave the graph alone (the graph refuses them).
 
-    def __init__(self, program: nn.Module, batches: tuple[int, int] = (1, 2**31)) -> None:
+    Takes float32 values (n, ...) as the program takes them; those of an integer type are rounded to it.
+    """
+
+    def __init__(
+        self, program: nn.Module, batches: tuple[int, int] = (1, 2**31), dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
-        self.program, self.batches = program, batches
+        self.program, self.batches, self.grid = program, batches, Grid(dtype)
 
     def train(self, mode: bool = True) -> "Exported":
         self.training = mode
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        return in_parts(self.program, images, self.batches)
+        values = images if self.grid.dtype == torch.float32 else quantised(images, self.grid)
+        return in_parts(self.program, values, self.batches)
 
 
 def open_exported(path: Path) -> Trainable:
-    """The program in a `.pt2` file, opened for repair: zeros in its weights stay zero, the graph stays as it is.
+    """The program in a `.pt2` file, opened for repair: the graph stays as it is.
 
-    Raises `InputError` where there is nothing to train, as in an int8 program, whose weights are integers.
+    Int8 weights stay on their grids of integers, zeros in float weights of two or more dimensions stay zero.
+    Raises `InputError` where there is nothing to train, and for operators that a gradient cannot be led through.
     """
-    program = load_program(path)
-    if any("quantized" in str(node.target) for node in program.graph.nodes):
-        raise InputError(f"expected a float program in {path}, got an int8 one; int8 models are repaired as .onnx")
-    module = Exported(program.module(), batch_range(program, path))
+    module, plan = _opened(load_program(path), path)
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise InputError(f"expected weights that can be trained in {path}, found none")
-
-    def write(weights: Mapping[str, Tensor], target: Path) -> None:
-        write_program(path, weights, target)
-
-    def check(target: Path) -> None:
-        check_program(path, target)
-
-    return Trainable(module, zeros_stay_zero(module), write, check)
+    return Trainable(module, plan, partial(_write, path, _bare(plan)), partial(check_program, path))
 
 
-def write_program(source: Path, weights: Mapping[str, Tensor], target: Path) -> None:
-    """Write the source's program with other weights (names as in `Exported`), atomically."""
-    program = load_program(source)
-    with torch.no_grad():
-        for name, weight in weights.items():
-            program.state_dict[name.removeprefix("program.")].copy_(weight)
-    temporary = target.with_name(f".{target.stem}.tmp.pt2")
-    torch.export.save(program, temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.rename(target)
+def _opened(program: ExportedProgram, path: Path) -> tuple[Exported, Plan]:
+    grids: Mapping[str, Projection] = {}
+    if is_quantized(program):
+        graph, grids = trainable_graph(program, path)
+    else:
+        graph = program.module()
+    takes, grid = program_takes(program, path)
+    module = Exported(graph, takes.batches, grid.dtype)
+    zeros = {name: kept for name, kept in zeros_stay_zero(module).items() if name.removeprefix(PREFIX) not in grids}
+    return module, {f"{PREFIX}{name}": grid for name, grid in grids.items()} | zeros
+
+
+def _write(source: Path, plan: Plan, weights: Mapping[str, Tensor], target: Path) -> None:
+    write_program(source, {name.removeprefix(PREFIX): weight for name, weight in weights.items()}, plan, target)
+
+
+def _bare(plan: Plan) -> Plan:
+    return {name.removeprefix(PREFIX): projection for name, projection in plan.items()}
 
 
 def check_program(source: Path, target: Path) -> None:
-    """Open a written file again; raise `InputError` unless only weights differ and every zero is still zero."""
+    """Open a written file again; raise `InputError` unless only weights differ and are compressed as they were.
+
+    Weights are what a repair moves: parameters, and the integers that stand for weights. Statistics, scales, zero
+    points and other constants are none.
+    """
     before, after = load_program(source), load_program(target)
-    if difference := _difference(before, after):
+    module, plan = _opened(before, source)
+    movable = {name.removeprefix(PREFIX) for name, weight in module.named_parameters() if weight.requires_grad}
+    if difference := program_difference(before, after, movable):
         raise InputError(f"the repaired model in {target} is no longer the model that came in: {difference}")
-    plan = zeros_stay_zero(Exported(before.module()))
+    weights = dict(_opened(after, target)[0].named_parameters())
+    if lost := sorted(set(plan) - set(weights)):
+        raise InputError(f"the repaired model in {target} is broken: {lost[0]} has left its grid of integers")
     try:
-        check_plan({f"program.{name}": weight for name, weight in after.state_dict.items()}, plan)
+        check_plan(weights, plan)
     except ValueError as error:
         raise InputError(f"the repaired model in {target} is broken: {error}") from error
-
-
-def _difference(before: ExportedProgram, after: ExportedProgram) -> str | None:
-    if before.graph_module.code != after.graph_module.code or str(before.graph_signature) != str(after.graph_signature):
-        return "its graph changed"
-    shapes = [{name: (w.shape, w.dtype) for name, w in program.state_dict.items()} for program in (before, after)]
-    if shapes[0] != shapes[1]:
-        return "its weights have other names, shapes or types"
-    for name, weight in after.state_dict.items():
-        if weight.is_floating_point() and not bool(weight.isfinite().all()):
-            return f"{name} is not finite"
-    return None
