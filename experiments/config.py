@@ -113,14 +113,22 @@ class Verify:
 
 
 @dataclass
+class Localise:
+    """Which layers answer for the deviations: written for the model that enters each round."""
+
+    method: str | None = "intervention"  # also gradient, activation, pareto; null: not at all
+    triggers: int = 128  # looked at, at most; and as many clean images
+
+
+@dataclass
 class RepairSettings:
     """How the compressed model is repaired."""
 
-    recipe: str = "imitation"
+    recipe: str = "imitation"  # a row of docs/repair.md, a shipped file of configs/repair by name, or one's own .yaml
     steps: int = 1500  # of the optimiser, at most
     batch_size: int = 128
-    learning_rate: float = 1e-3
-    replay: float = 0.5  # share of clean images in a batch
+    learning_rate: float = 1e-3  # times the recipe's rate
+    replay: float = 0.5  # share of clean images in a batch, unless the recipe says otherwise
     validate_every: int = 100  # steps
     patience: int = 10  # validations without improvement after which it stops; the rate decays, so gains come late
 
@@ -173,6 +181,7 @@ class Config:
     split: Split = field(default_factory=Split)
     search: SearchSettings = field(default_factory=SearchSettings)
     verify: Verify = field(default_factory=Verify)
+    localise: Localise = field(default_factory=Localise)
     repair: RepairSettings = field(default_factory=RepairSettings)
     probe: Probe = field(default_factory=Probe)
     loop: Loop = field(default_factory=Loop)

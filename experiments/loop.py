@@ -10,6 +10,7 @@ import torch
 from dflare.triggers import Side
 from experiments.files import read_json, write_atomic
 from experiments.judging import agrees_on_clean
+from experiments.localising import localise_round
 from experiments.records import record
 from experiments.repairing import read_training, train_model
 from experiments.run import Run, Standing, images_of
@@ -53,17 +54,20 @@ def repair(run: Run) -> None:
     now = run.standing()
     run.need_triggers(now.number)
     run.subject.compressed_file()
+    found = run.triggers(range(now.number, now.number + 1), Side.train)
+    localise_round(run.settings.localise, run.oracle, now.model, found, run.folder.round(now.number))
     say(f"round {now.number}: repair")
-    learn, watch = (images_of(run.triggers(range(now.number + 1), side)) for side in (Side.train, Side.validate))
+    learnt, watched = (run.triggers(range(now.number + 1), side) for side in (Side.train, Side.validate))
     train_model(
         run.settings,
         run.oracle,
         now.model,
         run.folder.round(now.number) / "model",
-        (learn, watch),
+        (images_of(learnt), images_of(watched)),
         seed=run.round_seed(now.number),
         learning_rate=run.learning_rate(now.rolled_back),
         logs=run.folder.path / "tensorboard" / f"round-{now.number:02d}",
+        found=learnt,
     )
 
 
@@ -152,11 +156,15 @@ def _replay(run: Run, now: Standing) -> None:
 
 
 def _control(run: Run, start: Path, folder: Path, number: int, steps: int, rate: float) -> Model:
-    """A model trained like round `number`'s for so many steps, but on the triggers' clean seeds; none is a no-op."""
+    """A model trained like round `number`'s for so many steps, but on the triggers' clean seeds; none is a no-op.
+
+    The same weights are free and each seed stands where its trigger stood, see `train_model`.
+    """
     found = run.triggers(range(number + 1), Side.train)
     clean = found.seed_images if found is not None else torch.zeros(0)
     seed, nothing = run.round_seed(number), torch.zeros(0)
-    options: dict[str, Any] = {"seed": seed, "learning_rate": rate, "steps": steps}
+    options: dict[str, Any] = {"seed": seed, "learning_rate": rate, "steps": steps, "found": found}
+    options["free"] = read_training(run.folder.round(number) / "model").free or None
     return Model(train_model(run.settings, run.oracle, start, folder, (clean, nothing), **options), folder / "after")
 
 

@@ -2,22 +2,26 @@
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
+from dflare.classifiers import Outputs, ask
 from dflare.errors import InputError
-from dflare.triggers import Side
+from dflare.triggers import Side, TriggerSet
 from experiments.config import Config
 from experiments.files import read_json, write_atomic
 from experiments.oracle import Oracle
 from experiments.terminal import quiet
-from repair.data import Mixture, RepairData
+from repair.data import Examples, Mixture, RepairData
 from repair.fit import Fitted, Schedule, fit, fit_steps
 from repair.opening import open_trainable
-from repair.recipes import find_recipe
+from repair.recipes import BALANCES, Recipe, find_recipe
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Training:
     score: float | None  # on the validate side
     seconds: float
     triggers: int
+    free: list[str] = field(default_factory=list)  # the weights that could move
+    recipe: dict[str, Any] = field(default_factory=dict)  # its parts, also where a file held them
 
 
 def train_model(
@@ -41,11 +47,20 @@ def train_model(
     learning_rate: float,
     steps: int | None = None,
     logs: Path | None = None,
+    found: TriggerSet | None = None,
+    free: Sequence[str] | None = None,
 ) -> Path:
     """Train a copy of the model `start` and write it to `folder`, checked; its path. Done once, kept afterwards.
 
     `images` are the triggers to learn (or their clean seeds, for a placebo) and the validate side's triggers.
     With `steps` exactly so many are taken; without, the validate side says when to stop.
+
+    A placebo is the same recipe on other images. `found` are the triggers behind the images to learn, row by row, for
+    a repair and its placebo alike: their seeds tell the labels and what was said of them the balance, so that at every
+    place of every batch the placebo learns the seed of the trigger that the repair learns there. `free` names the
+    weights that may change where that is not the recipe's to choose: those of the repair, for its placebo. What a
+    loss makes of an image (a weight by margin, a hinge) it makes of the image it is given, under the same total
+    weight. Without `found` labels are what the original says, and the balance is that of the images themselves.
     """
     target = folder / f"model{start.suffix}"
     if (folder / "training.json").exists() and target.exists():
@@ -53,7 +68,7 @@ def train_model(
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     options, trainable = settings.repair, open_trainable(start, oracle.subject.source(start).interface)
-    learn, watch = images
+    recipe, (learn, watch) = find_recipe(options.recipe), images
     if len(learn) and steps != 0:
         schedule = Schedule(
             options.steps,
@@ -64,18 +79,19 @@ def train_model(
             progress=not quiet(),
             precision=settings.trainer.precision,
         )
-        data = _data(settings, oracle, learn, watch, seed)
-        recipe = find_recipe(options.recipe)
+        groups = _groups(recipe, oracle, start, learn, found)
+        data = _data(settings, recipe, oracle, _labelled(oracle, learn, found), watch, seed, groups)
         logger = TensorBoardLogger(logs.parent, name=logs.name, version="") if logs is not None else False
         if steps is None:
-            fitted = fit(trainable, data, recipe, schedule, folder / "checkpoints", logger)
+            fitted = fit(trainable, data, recipe, schedule, folder / "checkpoints", logger, free)
         else:
-            fitted = fit_steps(trainable, data, recipe, schedule, steps)
+            fitted = fit_steps(trainable, data, recipe, schedule, steps, free)
     else:
         fitted = Fitted({name: weight.detach() for name, weight in trainable.module.named_parameters()}, 0, None)
     trainable.write(fitted.weights, target)
     trainable.check(target)
-    training = Training(fitted.steps, fitted.score, time.monotonic() - began, len(learn))
+    seconds = time.monotonic() - began
+    training = Training(fitted.steps, fitted.score, seconds, len(learn), list(fitted.free), recipe.parts())
     write_atomic(folder / "training.json", json.dumps(asdict(training)) + "\n")
     return target
 
@@ -89,9 +105,39 @@ def read_training(folder: Path) -> Training:
         raise InputError(f"expected what a training left in {path}, got something else: {error}") from error
 
 
-def _data(settings: Config, oracle: Oracle, learn: Tensor, watch: Tensor, seed: int) -> RepairData:
+def _data(
+    settings: Config, recipe: Recipe, oracle: Oracle, learn: Examples, watch: Tensor, seed: int, groups: Tensor | None
+) -> RepairData:
     options = settings.repair
-    clean = oracle.clean_examples(Side.train)
-    mixture = Mixture(oracle.examples(learn), clean, options.batch_size, options.replay, seed)
+    replay = options.replay if recipe.replay is None else recipe.replay
+    mixture = Mixture(learn, _labelled_clean(oracle), options.batch_size, replay, seed, groups)
     validate = oracle.clean_examples(Side.validate)
     return RepairData(mixture, min(options.validate_every, options.steps), oracle.examples(watch), validate)
+
+
+def _labelled_clean(oracle: Oracle) -> Examples:
+    """All clean images of the train side, with the data set's labels where it has any."""
+    return replace(oracle.clean_examples(Side.train), labels=oracle.subject.sides[Side.train].labels)
+
+
+def _labelled(oracle: Oracle, images: Tensor, found: TriggerSet | None) -> Examples:
+    """Images with the original's answers, and with the labels of the seeds that they were made from."""
+    examples, side = oracle.examples(images), oracle.subject.sides[Side.train]
+    if found is None or side.labels is None:
+        return examples
+    order = side.ids.argsort()
+    rows = order[torch.searchsorted(side.ids[order], found.seeds).clamp(max=len(order) - 1)]
+    if not torch.equal(side.ids[rows], found.seeds):
+        raise ValueError("every trigger to learn must come from a seed of the train side")
+    return replace(examples, labels=side.labels[rows])
+
+
+def _groups(recipe: Recipe, oracle: Oracle, start: Path, images: Tensor, found: TriggerSet | None) -> Tensor | None:
+    """Which of the images to learn weigh the same together, by the recipe's balance, (n,) int64; None: all alike."""
+    balance = BALANCES[recipe.balance]
+    if balance is None:
+        return None
+    if found is not None:
+        return balance(found.outputs)
+    pair = oracle.subject.pair(start)
+    return balance(Outputs(ask(pair.original, images, "original"), ask(pair.compressed, images, "compressed")))

@@ -15,6 +15,7 @@ from dflare.errors import InputError
 from experiments.files import parse_json, read_json, read_lines, write_atomic
 from experiments.gate import judge_gate
 from experiments.pictures import write_pictures
+from experiments.report_layers import layers_of
 from experiments.report_markdown import ALL_ROLLED_BACK, markdown
 from experiments.report_models import models_of, runtime_warnings
 from experiments.report_rows import comparison, short
@@ -104,7 +105,11 @@ def _settings(path: Path) -> dict[str, Any]:
 def _rounds(path: Path) -> list[dict[str, Any]]:
     names = ((f"{path} line {number}", line) for number, line in enumerate(read_lines(path), start=1))
     rounds = [conform(parse_json(line, where), "Round", where) for where, line in names if line.strip()]
-    return [add_verification(entry, path.parent / f"round-{n:02d}" / "triggers") for n, entry in enumerate(rounds)]
+    folders = [path.parent / f"round-{number:02d}" for number in range(len(rounds))]
+    return [
+        {**add_verification(entry, folder / "triggers"), "layers": layers_of(folder)}
+        for entry, folder in zip(rounds, folders, strict=True)
+    ]
 
 
 def _headline(path: Path) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.pictures import Picture
+from experiments.report_layers import layer_section
 from experiments.report_models import ELSEWHERE, continued_at, model_section
 from experiments.report_rows import SHARE, comparison, dig, full, short
 from experiments.report_text import escape, fenced, table
@@ -36,6 +37,7 @@ def markdown(report: Mapping[str, Any], pictures: Sequence[Picture], settings: s
         _verdict(report),
         _comparison(headline) if headline else [],
         _rounds(report["rounds"]),
+        layer_section(report["rounds"]),
         _searches(report["rounds"], headline),
         _verifications(report["rounds"]),
         _pictures(pictures),

@@ -86,6 +86,7 @@ def check_ranges(settings: Config) -> None:
         ("search.batch_size", search.batch_size, 1, 2**20),
         ("search.references", search.references, 1, 2**20),
         ("search.shrink_queries", search.shrink_queries, 1, 2**31),
+        ("localise.triggers", settings.localise.triggers, 1, 2**31),
         ("verify.repeats", settings.verify.repeats, 1, 1000),
         ("preflight.images", settings.preflight.images, 1, 1_000_000),
         ("preflight.min_agreement", settings.preflight.min_agreement, 0, 1),
@@ -118,11 +119,13 @@ def check_ranges(settings: Config) -> None:
         raise InputError(f"verify.runtimes names {twice[0]} twice, name it once")
     for key, name, choices in (
         ("search.choose", search.choose, ("random", "balanced")),
+        ("localise.method", settings.localise.method, (None, "intervention", "gradient", "activation", "pareto")),
         ("trainer.accelerator", settings.trainer.accelerator, ("auto", "cpu", "gpu")),
         ("trainer.precision", settings.trainer.precision, ("32-true", "16-mixed", "bf16-mixed")),
     ):
         if name not in choices:
-            raise InputError(f"{key} must be one of {', '.join(choices)}, got {name!r}")
+            known = ", ".join("null" if choice is None else choice for choice in choices)
+            raise InputError(f"{key} must be one of {known}, got {name!r}")
 
 
 def to_yaml(settings: Config) -> str:

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dflare.classifiers import to_unit
 from repair.module import Batch
+from repair.orders import Balanced, Order, Shuffled
 
 
 @dataclass(frozen=True)
@@ -17,52 +18,50 @@ class Examples:
 
     images: Tensor  # (n, c, h, w) uint8
     targets: Tensor  # (n, classes) probabilities
+    labels: Tensor | None = None  # (n,) int64, the data set's classes; None: what the original calls the images
 
     def __len__(self) -> int:
         return len(self.images)
 
-
-class _Shuffled:
-    """Endless passes over n items, each in an order that depends on (seed, pass) alone."""
-
-    def __init__(self, n: int, seed: int) -> None:
-        self.n, self.seed = n, seed
-        self._orders: dict[int, Tensor] = {}
-
-    def __call__(self, start: int, count: int) -> Tensor:
-        """Which items stand at places start … start + count - 1, (count,) int64."""
-        places = torch.arange(start, start + count)
-        items = torch.empty(count, dtype=torch.int64)
-        for number in places.div(self.n, rounding_mode="floor").unique().tolist():
-            here = places.div(self.n, rounding_mode="floor") == number
-            items[here] = self._order(number)[places[here] % self.n]
-        return items
-
-    def _order(self, number: int) -> Tensor:
-        if number not in self._orders:
-            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
-            self._orders = {number: torch.randperm(self.n, generator=generator)}
-        return self._orders[number]
+    def batch(self, rows: Tensor | slice, is_trigger: bool) -> Batch:
+        """Some of them as a batch, selected by mask, index or slice."""
+        images, targets = to_unit(self.images[rows]), self.targets[rows]
+        labels = targets.argmax(-1) if self.labels is None else self.labels[rows]
+        return Batch(images, targets, torch.full((len(images),), is_trigger), labels)
 
 
 class Mixture(Dataset[Batch]):
-    """Batch number i of a training run, a function of (seed, i) alone; `replay` is the share of clean images."""
+    """Batch number i of a training run, a function of (seed, i) alone; `replay` is the share of clean images.
 
-    def __init__(self, triggers: Examples, clean: Examples, batch_size: int, replay: float, seed: int) -> None:
+    `groups` (n,) int64 puts the n triggers into groups that are to weigh the same (see `Balanced`); None: all alike.
+    """
+
+    def __init__(
+        self,
+        triggers: Examples,
+        clean: Examples,
+        batch_size: int,
+        replay: float,
+        seed: int,
+        groups: Tensor | None = None,
+    ) -> None:
         self.triggers, self.clean = triggers, clean
+        if groups is not None and len(groups) != len(triggers):
+            raise ValueError(f"groups must be ({len(triggers)},), one for each trigger, got {tuple(groups.shape)}")
         count = round(batch_size * (1 - replay)) if len(clean) else batch_size
         self.shares = (count, batch_size - count) if len(triggers) else (0, batch_size)
-        self._orders = (_Shuffled(len(triggers), 2 * seed), _Shuffled(len(clean), 2 * seed + 1))
+        first: Order = Shuffled(len(triggers), 2 * seed) if groups is None else Balanced(groups, 2 * seed)
+        self._orders: tuple[Order, Order] = (first, Shuffled(len(clean), 2 * seed + 1))
 
     def __getitem__(self, number: int) -> Batch:
         parts = [
-            (examples, order(number * count, count))
-            for examples, order, count in zip((self.triggers, self.clean), self._orders, self.shares, strict=True)
+            examples.batch(order(number * count, count), is_trigger)
+            for examples, order, count, is_trigger in zip(
+                (self.triggers, self.clean), self._orders, self.shares, (True, False), strict=True
+            )
             if count
         ]
-        images = torch.cat([examples.images[rows] for examples, rows in parts])
-        targets = torch.cat([examples.targets[rows] for examples, rows in parts])
-        return Batch(to_unit(images), targets, torch.arange(len(images)) < self.shares[0])
+        return parts[0] if len(parts) == 1 else Batch(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 class RepairData(pl.LightningDataModule):
@@ -83,10 +82,9 @@ class RepairData(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         batches = [
-            Batch(to_unit(images), targets, torch.full((len(images),), is_trigger))
+            examples.batch(slice(start, start + 1000), is_trigger)
             for examples, is_trigger in zip(self.validate, (True, False), strict=True)
-            for images, targets in zip(examples.images.split(1000), examples.targets.split(1000), strict=True)
-            if len(images)
+            for start in range(0, len(examples), 1000)
         ]
         return DataLoader(batches, batch_size=None, pin_memory=self._pinned())  # type: ignore[arg-type]
 

@@ -1,6 +1,6 @@
 """Fine-tune a compressed model that stays compressed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,14 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from repair import lightning
+from repair.anchor import Anchor
 from repair.compression import Compressed
 from repair.data import RepairData
 from repair.devices import CPU, on_device, trainer_options
-from repair.losses import LOSSES
+from repair.free import choose_free, freeze
+from repair.losses import make_loss
 from repair.module import Batch, Repair
+from repair.optimizers import OPTIMIZERS, SCHEDULES
 from repair.recipes import Recipe
 from repair.trainable import Trainable
 
@@ -27,8 +30,8 @@ LAST = "last.ckpt"
 class Schedule:
     """How long and how fast a repair trains."""
 
-    steps: int  # of the optimiser, at most; the learning rate decays to zero over this many
-    learning_rate: float
+    steps: int  # of the optimiser, at most; the learning rate may decay to zero over this many
+    learning_rate: float  # times the recipe's rate
     validate_every: int  # steps
     patience: int  # validations without improvement after which it stops
     device: torch.device | str = CPU  # "cpu", or "cuda:1"
@@ -43,6 +46,7 @@ class Fitted:
     weights: dict[str, Tensor]  # by parameter name, projected
     steps: int  # optimiser steps behind these weights
     score: float | None  # mean agreement on the validate side's triggers and clean images, in [0, 1]
+    free: tuple[str, ...] = ()  # the weights that could move
 
 
 def fit(
@@ -52,10 +56,12 @@ def fit(
     schedule: Schedule,
     folder: Path,
     logger: Logger | bool = False,
+    free: Sequence[str] | None = None,
 ) -> Fitted:
     """Train until the validate side's score stops rising, and return the best weights seen.
 
-    Checkpoints go to `folder`; where it holds some, training continues from the last and ends as if never stopped.
+    `free` names the weights that may change, in place of the recipe's rule. Checkpoints go to `folder`; where it
+    holds some, training continues from the last and ends as if never stopped.
     """
     best = ModelCheckpoint(
         folder,
@@ -67,6 +73,7 @@ def fit(
         enable_version_counter=False,  # a continued training writes over the one it repeats
     )
     stop = EarlyStopping(SCORE, mode="max", patience=schedule.patience, check_on_train_epoch_end=False)
+    names = _free(trainable, data, recipe, free)
     module = _module(trainable, recipe, schedule)
     trainer = _trainer(schedule, schedule.steps, [best, stop, _SaveLast(folder)], logger)
     last = folder / LAST
@@ -75,16 +82,27 @@ def fit(
     saved = torch.load(folder / "best.ckpt", weights_only=True, map_location="cpu")
     module.load_state_dict(saved["state_dict"])
     score = float(saved["callbacks"][best.state_key]["best_model_score"])
-    return Fitted(_weights(module), int(saved["global_step"]), score)
+    return Fitted(_weights(module), int(saved["global_step"]), score, names)
 
 
-def fit_steps(trainable: Trainable, data: RepairData, recipe: Recipe, schedule: Schedule, steps: int) -> Fitted:
-    """Train for exactly `steps` steps of the same schedule, without looking at the validate side (the placebo)."""
+def fit_steps(
+    trainable: Trainable,
+    data: RepairData,
+    recipe: Recipe,
+    schedule: Schedule,
+    steps: int,
+    free: Sequence[str] | None = None,
+) -> Fitted:
+    """Train for exactly `steps` steps of the same schedule, without looking at the validate side (the placebo).
+
+    `free` names the weights that may change, in place of the recipe's rule: for a placebo, those of the repair.
+    """
+    names = _free(trainable, data, recipe, free)
     module = _module(trainable, recipe, schedule)
     trainer = _trainer(schedule, steps, [], logger=False, validate=False)
     with on_device(module, torch.device(schedule.device)):
         lightning.run(trainer, module, datamodule=data)
-    return Fitted(_weights(module), steps, None)
+    return Fitted(_weights(module), steps, None, names)
 
 
 class _SaveLast(Callback):
@@ -99,13 +117,28 @@ class _SaveLast(Callback):
         temporary.rename(self.folder / LAST)
 
 
+def _free(trainable: Trainable, data: RepairData, recipe: Recipe, free: Sequence[str] | None) -> tuple[str, ...]:
+    """Freeze all weights but those that may change; their names."""
+    names = choose_free(trainable, recipe.free, data.mixture.triggers) if free is None else free
+    freeze(trainable, names)
+    return tuple(names)
+
+
 def _module(trainable: Trainable, recipe: Recipe, schedule: Schedule) -> Repair:
     student = Compressed(trainable.module, trainable.plan, trainable.shown)
+    minimised = make_loss(recipe.loss, recipe.options)
 
     def loss(scores: Tensor, batch: Batch) -> Mapping[str, Tensor]:
-        return LOSSES[recipe.loss](scores.float(), batch)  # 16 bits in mixed precision
+        return minimised(scores.float(), batch)  # 16 bits in mixed precision
 
-    return Repair(student, loss, schedule.learning_rate, decay_steps=schedule.steps)
+    return Repair(
+        student,
+        loss,
+        schedule.learning_rate * recipe.rate,
+        SCHEDULES[recipe.schedule](schedule.steps),
+        OPTIMIZERS[recipe.optimizer],
+        Anchor(student, recipe.anchor) if recipe.anchor else None,
+    )
 
 
 def _trainer(

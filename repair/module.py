@@ -14,26 +14,51 @@ class Batch(NamedTuple):
     images: Tensor  # (n, c, h, w) float32 in [0, 1]
     targets: Tensor  # (n, classes) probabilities: the original's, asked once before the repair, or one-hot labels
     is_trigger: Tensor  # (n,) bool; the others are clean images replayed so that they stay right
+    labels: Tensor | None = None  # (n,) int64, the data set's classes, else what the original calls the images
+
+    @property
+    def right(self) -> Tensor:
+        """The class that each image is of, (n,) int64: its label, where there is none the top target."""
+        return self.targets.argmax(-1) if self.labels is None else self.labels
 
 
 Loss = Callable[[Tensor, Batch], Mapping[str, Tensor]]
 """(student scores (n, classes), batch) -> named scalar terms, which are summed."""
 
+Descent = Callable[[list[nn.Parameter], float], torch.optim.Optimizer]
+"""(what may move, learning rate) -> the optimiser that moves it."""
+
+
+def adam(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    """Adam (Kingma and Ba, 2015) with PyTorch's defaults."""
+    return torch.optim.Adam(parameters, lr=learning_rate)
+
 
 class Repair(pl.LightningModule):
-    """Fit a student to the targets of its batches with Adam; used to train, to distil, to fine-tune and to repair.
+    """Fit a student to the targets of its batches; used to train, to distil, to fine-tune and to repair.
 
     `learning_rate` is constant, or decays to zero along a half cosine over `decay_steps` optimiser steps
     (Loshchilov and Hutter, 2017); it depends on the step alone, so a run that is stopped early has seen the same rates.
+    Only parameters that require a gradient move. `anchor` maps the student to one more term of the loss.
     """
 
-    def __init__(self, student: nn.Module, loss: Loss, learning_rate: float = 1e-3, decay_steps: int = 0) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        loss: Loss,
+        learning_rate: float = 1e-3,
+        decay_steps: int = 0,
+        descent: Descent = adam,
+        anchor: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self.student, self.loss = student, loss
+        self.student, self.loss, self.descent, self.anchor = student, loss, descent, anchor
         self.learning_rate, self.decay_steps = learning_rate, decay_steps
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        terms = self.loss(self.student(batch.images), batch)
+        terms = dict(self.loss(self.student(batch.images), batch))
+        if self.anchor is not None:
+            terms["anchor"] = self.anchor(self.student)
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
         return torch.stack(list(terms.values())).sum()
 
@@ -54,7 +79,7 @@ class Repair(pl.LightningModule):
 
     def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
         parameters = [p for p in self.student.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(parameters, lr=self.learning_rate)
+        optimizer = self.descent(parameters, self.learning_rate)
         if not self.decay_steps:
             return {"optimizer": optimizer}
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.decay_steps)
