@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dflare.api import find_triggers
 from dflare.classifiers import Classifier, ModelPair, Outputs, ask
-from dflare.opening import open_classifier
+from dflare.models.opening import open_classifier
 from dflare.seeds import pixel_hash
 from dflare.triggers import TriggerSet
 from experiments.data import load_data

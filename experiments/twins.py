@@ -16,8 +16,8 @@ _INSTEAD = "search.strategy=boundary asks for predictions only"
 def gradients_of(subject: Subject, model: Path | None) -> Gradients:
     """Gradients of the DIVA objective for the original and a compressed model's file, None for the one handed in.
 
-    An int8 `.onnx` or `.pt2` is differentiated straight through its rounding. Raises `InputError` where one of the two cannot be
-    differentiated: models in memory (ImageNet, functions), TorchScript, `.tflite`.
+    An int8 `.onnx` or `.pt2` is differentiated straight through its rounding. Raises `InputError` where one of the two
+    cannot be differentiated: models in memory (ImageNet, functions), TorchScript, `.tflite`.
     """
     compressed = subject.source(model) if model or "compressed" in subject.sources else None
     return differentiable(

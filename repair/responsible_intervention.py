@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def intervention(case: Case) -> Measurement:
     repaired = torch.stack([one.mended.repaired for one in tried], -1).float()
     broken = torch.stack([one.mended.broken for one in tried], -1).float().mean(0)
     roundings = [layer.output for layer in layers if layer.rounds]
-    groups = {
+    groups: dict[str, dict[str, Any]] = {
         "all roundings": {"unrounded": roundings},
         "all roundings but the last": {"unrounded": roundings[:-1]},  # the output's, which makes ties
         "all weights": {"weights": {name: case.reference[name] for layer in layers for name in before.known(layer)}},
@@ -55,7 +56,7 @@ def intervention(case: Case) -> Measurement:
         [one.channels for one in tried],
         [one.weights for one in tried],
         [one.mended for one in tried],
-        {name: before.mended(Asked(**change))[0] for name, change in groups.items() if any(change.values())},  # type: ignore[arg-type]
+        {name: before.mended(Asked(**change))[0] for name, change in groups.items() if any(change.values())},
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dflare.errors import InputError
-from dflare.grids import Grid, quantised
+from dflare.models.grids import Grid, quantised
 
 Change = Callable[[Tensor], Tensor]
 """What stands in for an intermediate value (n, ...), same shape."""
@@ -53,7 +53,7 @@ class Trace(Protocol):
 
     steps: list[Step]
     batches: tuple[int, int]  # least and most images that a run takes
-    names: Mapping[str, str]  # parameter -> what the file calls it, where that is something else
+    names: dict[str, str]  # parameter -> what the file calls it, where that is something else
 
     def run(self, values: Tensor, asked: Asked) -> Tensor:
         """The module's answers (n, ...) to values (n, ...); what is to be kept is in `asked.kept` afterwards."""

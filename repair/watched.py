@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +16,8 @@ BATCH = 64
 """Images run at once: their intermediate values and gradients are all in memory."""
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """Some of the images, as many as a run takes; where that is more than are left, the first is repeated."""
 
     images: Tensor  # (n', c, h, w) float32 in [0, 1]
