@@ -1,0 +1,117 @@
+"""Which activations of an int8 ONNX file deserve 16 bits: the frontier, its cost, and training afterwards."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dflare.errors import InputError
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from dflare.classifiers import Outputs  # noqa: E402
+from dflare.opening import open_classifier  # noqa: E402
+from repair.data import Examples, Mixture, RepairData  # noqa: E402
+from repair.fit import Schedule, fit_steps  # noqa: E402
+from repair.latency import latencies  # noqa: E402
+from repair.mixed_precision import Asked, Bench, Budget, divergence, frontier  # noqa: E402
+from repair.onnx_activations import find_activations  # noqa: E402
+from repair.onnx_bits import widen  # noqa: E402
+from repair.onnx_difference import difference  # noqa: E402
+from repair.opening import open_trainable  # noqa: E402
+from repair.recipes import find_recipe  # noqa: E402
+from tests.repair.rounded_net import float_net, names_of, net, pixels, save, stored_in  # noqa: E402
+
+BENCH = Path(os.environ.get("DFLARE_BENCH", Path(__file__).parents[2].parent / "shared"))
+
+
+def test_divergence_of_known_answers():
+    scores = torch.tensor([[0.0, 0.0]])
+    other = torch.tensor([[0.75, 0.25]]).log()
+    assert divergence(Outputs(scores, scores)) == 0
+    assert divergence(Outputs(scores, other)) == pytest.approx(0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(0.5 / 0.25))
+    sure = torch.tensor([[0.0, -torch.inf]])
+    assert divergence(Outputs(sure, other)) == pytest.approx(-np.log(0.75))
+
+
+def bench(tmp_path: Path, model: onnx.ModelProto | None = None) -> Bench:
+    original = open_classifier(save(float_net(), tmp_path / "float.onnx"))
+    path = save(net() if model is None else model, tmp_path / "int8.onnx")
+    asked = [Asked.of(original, pixels(400, seed)) for seed in range(3)]
+    return Bench(path, *asked, tmp_path / "widened", repeats=3)
+
+
+def test_the_frontier_goes_from_nothing_to_everything_and_to_the_original(tmp_path):
+    steps = frontier(bench(tmp_path))
+    assert [len(step.tensors) for step in steps[:1]] == [0]
+    assert set(steps[-1].tensors) == {"images", "r", "p", "s"}
+    assert len(steps) == 4
+    assert steps[-1].divergence < steps[0].divergence / 100
+    assert steps[-1].deviation.value == 0
+    assert steps[-1].repaired.value == 1
+    assert all(step.path.stat().st_size == step.bytes and step.latency_ms > 0 for step in steps)
+
+
+def test_the_first_step_is_the_best_single_one(tmp_path):
+    here = bench(tmp_path)
+    alone = {group: here.loss(frozenset(group)) for group in here.groups()}
+    assert set(frontier(here)[1].tensors) == set(min(alone, key=lambda group: alone[group]))
+
+
+def test_a_frontier_stays_within_its_budget(tmp_path):
+    here = bench(tmp_path)
+    size = here.path.stat().st_size
+    assert all(step.bytes <= size + 200 for step in frontier(here, Budget(max_bytes=size + 200)))
+    with pytest.raises(InputError, match="must allow at least"):
+        frontier(here, Budget(max_bytes=10))
+    with pytest.raises(InputError, match="must allow at least"):
+        frontier(here, Budget(max_latency_ms=0.0))
+
+
+def test_a_file_without_quantised_activations_is_refused(tmp_path):
+    with pytest.raises(InputError, match="needs quantised activations"):
+        frontier(bench(tmp_path, float_net()))
+
+
+def test_latency_is_measured_for_one_image(tmp_path):
+    path = save(net(), tmp_path / "net.onnx")
+    times = latencies([path, path], pixels(1), repeats=20)
+    assert len(times) == 2
+    assert all(0 < each < 1000 for each in times)
+    with pytest.raises(InputError, match="expected one image"):
+        latencies([path], pixels(2))
+
+
+def test_a_widened_file_is_fine_tuned_and_keeps_its_bits(tmp_path):
+    path, target = save(widen(net(), names_of(net())), tmp_path / "wide.onnx"), tmp_path / "tuned.onnx"
+    trainable, images = open_trainable(path), pixels(64)
+    examples = Examples(images, torch.eye(3)[torch.arange(64) % 3])
+    data = RepairData(Mixture(examples, examples, 32, 0.5, 0), 5, examples, examples)
+    fitted = fit_steps(trainable, data, find_recipe("imitation"), Schedule(5, 1e-2, 5, 3), 5)
+    trainable.write(fitted.weights, target)
+    trainable.check(target)
+    before, after = onnx.load(path), onnx.load(target)
+    assert set(difference(before, after).data) == {"conv.w", "conv.b", "fc.w"}
+    assert difference(before, after).structure == []
+    assert {each.element for each in find_activations(after)} == {"uint16"}
+    assert stored_in(after)["fc.w"].dtype == np.int8
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (BENCH / "models").is_dir(), reason="needs the real models of DFLARE_BENCH")
+@pytest.mark.parametrize("name", ["mnist_lenet-5", "mnist_simplecnn", "cifar-10_resnet20"])
+def test_real_files_are_widened_at_no_byte_more(tmp_path, name):
+    path = BENCH / "models" / name / "int8.onnx"
+    model = onnx.load(path)
+    wide = save(widen(model, names_of(model)), tmp_path / "wide.onnx")
+    onnx.checker.check_model(onnx.load(wide))
+    assert wide.stat().st_size <= path.stat().st_size
+    channels = 1 if "mnist" in name else 3
+    side = 28 if channels == 1 else 32
+    values = torch.rand(50, channels, side, side, generator=torch.Generator().manual_seed(0))
+    exact = open_classifier(path.parent / "original.onnx")(values)
+    gaps = [(open_classifier(each)(values) - exact).abs().mean() for each in (path, wide)]
+    assert gaps[1] < gaps[0]
