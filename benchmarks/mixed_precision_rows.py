@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dflare.api import find_triggers
 from dflare.classifiers import Classifier, Outputs, ask
-from dflare.opening import open_classifier
+from dflare.models.opening import open_classifier
 from dflare.seeds import Seeds
 from dflare.triggers import TriggerSet
 from experiments.data import assign_sides, load_data

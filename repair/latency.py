@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dflare.classifiers import check_images, to_unit
 from dflare.errors import InputError
-from dflare.interface import Interface
-from dflare.opening import open_classifier
+from dflare.models.interface import Interface
+from dflare.models.opening import open_classifier
 
 WARM_UP = 10
 """Questions before the clock counts."""

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dflare.classifiers import Classifier, Outputs, ask
 from dflare.errors import InputError
-from dflare.interface import Interface
-from dflare.opening import open_classifier
+from dflare.models.interface import Interface
+from dflare.models.opening import open_classifier
 from repair.intervals import Figure, share
 from repair.precision_choice import Affordable, Loss, Names, greedy
 

@@ -13,7 +13,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from dflare.classifiers import Outputs  # noqa: E402
-from dflare.opening import open_classifier  # noqa: E402
+from dflare.models.opening import open_classifier  # noqa: E402
 from repair.data import Examples, Mixture, RepairData  # noqa: E402
 from repair.fit import Schedule, fit_steps  # noqa: E402
 from repair.latency import latencies  # noqa: E402

@@ -10,7 +10,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from onnx import helper, numpy_helper  # noqa: E402
 
-from dflare.opening import open_classifier  # noqa: E402
+from dflare.models.opening import open_classifier  # noqa: E402
 from repair.onnx_activations import find_activations  # noqa: E402
 from repair.onnx_bits import check_widened, widen, with_float_output  # noqa: E402
 from repair.onnx_difference import difference  # noqa: E402

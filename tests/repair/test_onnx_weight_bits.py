@@ -9,7 +9,7 @@ from dflare.errors import InputError
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from dflare.opening import open_classifier  # noqa: E402
+from dflare.models.opening import open_classifier  # noqa: E402
 from repair.onnx_bits import widen  # noqa: E402
 from repair.onnx_difference import difference  # noqa: E402
 from repair.onnx_graph import OnnxModule  # noqa: E402
