@@ -204,7 +204,7 @@ def test_images_of_several_sizes_can_follow_each_other():
         ((1, 3, 2, 2), NOTHING, {"channels": "grey", "mean": (1.0,) * 3}, "must have 1 number for 1 channels, got 3"),
         ((1, 3, 5, 6), Takes(3, 7, 8), {}, r"takes images of 7 x 8 pixels \(height x width\), got 5 x 6; set data"),
         ((1, 3, 5, 6), Takes(3, 7, None), {}, "takes images of 7 x 6 pixels"),
-        ((1, 3, 5, 6), NOTHING, {"size": (5, 7)}, "takes images of 5 x 7 pixels .* fit to stretch or crop"),
+        ((1, 3, 5, 6), NOTHING, {"size": (5, 7)}, "takes images of 5 x 7 pixels .* models.both.fit=stretch"),
         ((1, 3, 5, 6), Takes(3, 7, 8), {"size": (7, 9)}, r"takes images 8 pixels wide, its size was .* \[7, 9\]"),
         ((1, 3, 5, 6), Takes(3, 7, 8), {"size": (6, 8)}, "takes images 7 pixels high"),
     ],

@@ -153,7 +153,7 @@ def test_a_pair_that_agrees_on_no_seed_is_refused(dflare: Callable[..., Any], to
     answer = dflare("loop", *settings, "preflight.min_agreement=0")
     assert answer.code == 2
     *warnings, error = answer.err.splitlines()
-    assert all("answers class" in warning for warning in warnings)
+    assert all("warning: " in warning for warning in warnings)
     assert re.search(
         "error: expected a seed on which the pair agrees, .* deviate on all 8 seeds of the judge side", error
     )

@@ -98,7 +98,7 @@ def test_both_wrong_is_a_warning_that_is_kept(models: Any, capsys: pytest.Captur
     wide = Interface(range=(0, 255))
     own = subject(models.model("greys"), models.model("greys"), wide, wide)
     after = greeted(own, settings())
-    advice = "perhaps set models.original.range=[0,1] models.compressed.range=[0,1]"
+    advice = "perhaps set models.both.range=[0,1]"
     assert advice in capsys.readouterr().err
     assert after.preflight is not None
     assert advice in after.preflight["warnings"][0]
