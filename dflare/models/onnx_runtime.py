@@ -15,6 +15,9 @@ from dflare.models.onnx_files import image_input, read_onnx
 
 CUDA = "CUDAExecutionProvider"
 
+_FATAL = 4
+"""What ONNX Runtime writes to the terminal: nothing less, errors come as exceptions."""
+
 
 def open_onnx(path: Path, threads: int | None = None, optimize: bool = True) -> "OnnxClassifier":
     """The model in an ONNX file, ready to be asked; `threads` a call, by default as many as torch uses.
@@ -72,7 +75,7 @@ class OnnxClassifier:
         session = self._opened()
         name = session.get_outputs()[0].name
         try:
-            answers = session.run([name], {self.input.name: array})[0]
+            answers = session.run([name], {self.input.name: array}, _quiet(self.path))[0]
         except Exception as error:
             raise InputError(f"the model in {self.path} cannot be run: {_first_line(error)}") from error
         if not isinstance(answers, np.ndarray) or answers.ndim < 2 or len(answers) != len(array):
@@ -94,7 +97,7 @@ def _open_session(path: Path, threads: int, optimize: bool, device: torch.device
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting must not cost a core
-    options.log_severity_level = 3  # errors come as exceptions; warnings are about graph optimisation
+    options.log_severity_level = _FATAL
     options.use_deterministic_compute = device.type != "cpu"
     if not optimize:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -119,6 +122,12 @@ def _providers(device: torch.device) -> list[Any]:
         return ["CPUExecutionProvider"]
     settings = {"device_id": device.index or 0, "use_tf32": 0, "cudnn_conv_algo_search": "DEFAULT"}
     return [(CUDA, settings), "CPUExecutionProvider"]
+
+
+def _quiet(path: Path) -> Any:
+    options = _runtime(path).RunOptions()
+    options.log_severity_level = _FATAL
+    return options
 
 
 def _runtime(path: Path) -> Any:

@@ -6,15 +6,17 @@ from torch import Tensor
 
 from dflare.classifiers import check_images, to_unit
 from dflare.models.shown import Shown
-from dflare.parity.advice import Tried, diagnosed, doubts
+from dflare.parity.advice import Tried, diagnosed, doubts, left_out
+from dflare.parity.budget import budgeted
 from dflare.parity.checked import Checked, Finding, percent
-from dflare.parity.diagnosis import explanations, informative, sieve_size
-from dflare.parity.questions import Questions, asked, choose
+from dflare.parity.diagnosis import explanations, informative
+from dflare.parity.known_labels import unlike_labels
+from dflare.parity.questions import asked, choose
 from dflare.parity.scale import unlike
 from dflare.parity.symptoms import Symptoms, are_probabilities, fitting_labels
 
 SECONDS = 60.0
-"""Asking the models in other ways goes on about so long."""
+"""Asking the models in other ways goes on about so long, on a machine that does nothing else."""
 
 _DOUBTFUL, _WEAK = 0.95, 0.9  # agreement and accuracy below which other ways are tried although the pair passes
 _SHORTER = 3  # times shorter are the tries then
@@ -49,27 +51,50 @@ def preflight(
     hints = tuple(symptoms.one_answer)
     failed = _failed(symptoms, checked, min_agreement)
     far = len(counts) == 2 and abs(counts[0] - counts[1]) > 1
-    if far or seconds <= 0 or not (failed or hints or _doubtful(symptoms, checked)):
+    hopeless = any(
+        isinstance(one, str) and not (isinstance(answer, str) and _other_layout_helps(model, images))
+        for model, one, answer in zip((original, compressed), scores, answers, strict=True)
+    )
+    if far or hopeless or seconds <= 0 or not (failed or hints or _doubtful(symptoms, checked)):
         advice = "; choose those of the larger one with models.*.classes" if far else ""
-        return replace(checked, findings=((Finding(failed + advice, fatal=True), *hints) if failed else hints))
+        found = [Finding(failed + advice, fatal=True)] if failed else []
+        return replace(checked, findings=(*found, *hints, *_of_labels(found, symptoms, labels, label_count)))
     tried = _tried((original, compressed), symptoms, counts, seconds if failed else seconds / _SHORTER)
     found = diagnosed(failed, symptoms, tried, min_agreement) if failed else doubts(symptoms, checked, tried, hints)
-    return replace(checked, findings=(*found, *hints))
+    found = found or left_out(tried)
+    return replace(checked, findings=(*found, *hints, *_of_labels(found, symptoms, labels, label_count)))
 
 
 def _chosen(model: Shown, answers: Tensor | str) -> Tensor | str:
     return answers if isinstance(answers, str) else choose(answers, model.interface, model.name)
 
 
+def _other_layout_helps(model: Shown, images: Tensor) -> bool:
+    """Whether a model that raises answers images in the other layout, unless its file says that it takes this one."""
+    if model.takes.channels is not None and model.takes.layout == model.interface.layout:
+        return False
+    other = "nchw" if model.interface.layout == "nhwc" else "nhwc"
+    return isinstance(asked(model, replace(model.interface, layout=other), images[:1]), Tensor)
+
+
+def _of_labels(
+    found: list[Finding], symptoms: Symptoms, labels: Tensor | None, label_count: int | None
+) -> list[Finding]:
+    """What is said of labels that the models do not know, where no other way to show images explains it."""
+    counts = [one.shape[1] for one in symptoms.usable]
+    near = label_count is None or any(abs(label_count - count) <= 1 for count in counts)
+    return unlike_labels(symptoms, labels) if near and not any(one.settings for one in found) else []
+
+
 def _tried(models: tuple[Shown, Shown], symptoms: Symptoms, counts: list[int], seconds: float) -> Tried:
-    questions = Questions(models, symptoms.images, seconds)
+    questions, sieve = budgeted(models, symptoms.images, seconds)
     both = (counts[0], counts[1]) if len(counts) == 2 else None
-    sieve, labels = sieve_size(questions), symptoms.labels
-    found, count = explanations(questions, both, labels, sieve)
-    if labels is not None and not informative(labels, found, symptoms.usable):
-        labels = None
-        found, count = explanations(questions, both, None, sieve)
-    return Tried(found, count, seconds if questions.stopped else None, labels)
+    labels, most = symptoms.labels, questions.left
+    found, named, count = explanations(questions, both, labels, sieve)
+    if labels is not None and found and not informative(labels, found, symptoms.usable):
+        labels, questions.left = None, most
+        found, named, count = explanations(questions, both, None, sieve)
+    return Tried(found, named, count, seconds if questions.stopped else None, labels)
 
 
 def _failed(symptoms: Symptoms, checked: Checked, min_agreement: float) -> str:

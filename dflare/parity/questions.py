@@ -1,8 +1,6 @@
 """What two models say of the same images when they are shown them in other ways."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from time import monotonic
 
 import torch
 from torch import Tensor
@@ -20,24 +18,25 @@ WHICH = ("original", "compressed")
 
 @dataclass
 class Questions:
-    """Asks both models about the same images, each way once, until the time is over."""
+    """Asks both models about the same images, each way once, until so many were asked about.
+
+    A model that raises is not asked again in that layout: no other numbers would help it.
+    """
 
     models: tuple[Shown, Shown]
     images: Tensor  # uint8 (n, c, h, w)
-    seconds: float
-    clock: Callable[[], float] = monotonic
-    stopped: bool = False  # whether something was left out for want of time
+    left: int  # images that may still be asked about, counted for each model
+    stopped: bool = False  # whether something was left out because there were no more
     _known: dict[tuple[int, str, int], Tensor | None] = field(default_factory=dict)
-    _until: float = 0.0
+    _raised: set[tuple[int, str | None]] = field(default_factory=set)  # models and layouts
 
     def __post_init__(self) -> None:
         check_images(self.images)
-        self._until = self.clock() + self.seconds
 
     def scores(self, model: int, interface: Interface, count: int) -> Tensor | None:
         """Scores (count, classes) of the first images by one of the models shown images in this way.
 
-        None where it fails, where they are no finite scores, and when the time is over.
+        None where it fails, where they are no finite scores, and where so many are no longer left.
         """
         answers = self._answers(model, replace(interface, classes=None), count)
         chosen = None if answers is None else choose(answers, interface, "")
@@ -46,10 +45,15 @@ class Questions:
     def _answers(self, model: int, interface: Interface, count: int) -> Tensor | None:
         key = (model, repr(interface), count)
         if key not in self._known:
-            if self.clock() > self._until:
+            if (model, interface.layout) in self._raised:
+                return None
+            if count > self.left:
                 self.stopped = True
                 return None
+            self.left -= count
             answers = asked(self.models[model], interface, self.images[:count])
+            if isinstance(answers, str):
+                self._raised.add((model, interface.layout))
             usable = isinstance(answers, Tensor) and bool(usable_rows(answers).all())
             self._known[key] = answers if isinstance(answers, Tensor) and usable else None
         return self._known[key]

@@ -29,10 +29,14 @@ _COLOUR = [
     Values((0, 1), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), "CIFAR-100"),
     Values((0, 255), (103.939, 116.779, 123.68), None, "Caffe", "bgr"),  # of VGG, and of Keras in its mode "caffe"
 ]
+HALF = "0.5/0.5"
 _GREY = [
     Values((0, 1), (0.1307,), (0.3081,), "MNIST"),
     Values((0, 1), (0.286,), (0.353,), "Fashion-MNIST"),
 ]
+PRESETS = [*dict.fromkeys(values.name for values in (*_COLOUR, *_GREY)), HALF]
+"""Names of usual means and standard deviations, the most usual first."""
+
 _INVERTED = [
     Values((1, 0), name="inverted"),
     Values((255, 0), name="inverted"),
@@ -52,7 +56,8 @@ def usual_interfaces(
     """
     seen_channels = channels_shown(now, takes, channels)
     orders = ["rgb", "bgr"] if channels == seen_channels == 3 else [None]
-    layouts = ["nchw", "nhwc"] if takes.layout is None or takes.channels is None else [now.layout]
+    free = takes.layout is None or takes.channels is None
+    layouts = ["nchw", "nhwc"] if free else list(dict.fromkeys([now.layout, takes.layout]))
     found = {numbers_seen(now, seen_channels): now}
     tried = [
         _shown_as(now, values, order, layout, seen_channels)
@@ -100,15 +105,28 @@ def differences(now: Interface, new: Interface) -> dict[str, str]:
     return changed
 
 
-def words(now: Interface, new: Interface) -> str:
-    """What differs in words that follow "shown": "in the range [0,255] and as bgr"."""
+def preset(interface: Interface) -> str:
+    """What people call the numbers that an interface subtracts and divides by, one of `PRESETS`, or nothing."""
+    ends, mean, std = tuple(interface.range or (0, 1)), list(interface.mean or [0.0]), list(interface.std or [1.0])
+    if not any(mean) and all(one == 1 for one in std):
+        return HALF if ends == (-1, 1) else ""
+    for values in (*_COLOUR, *_GREY):
+        for step in (1, -1):
+            numbers = list(values.mean or ())[::step], list(values.std or [1.0])[::step]
+            if ends == tuple(values.range) and numbers == (mean, std):
+                return values.name
+    return ""
+
+
+def words(now: Interface, new: Interface, name: str = "") -> str:
+    """What differs in words that follow "shown": "in the range [0,255] and as bgr"; `name` is whose mean and std."""
     changed = differences(now, new)
     parts = []
     if "range" in changed:
         inverted = " (inverted)" if new.range and new.range[0] > new.range[1] else ""
         parts.append(f"in the range {changed['range']}{inverted}")
     if "mean" in changed or "std" in changed:
-        parts.append(_normalised(new))
+        parts.append(_normalised(new, name))
     if "channels" in changed:
         parts.append(f"as {changed['channels']}")
     if "layout" in changed:
@@ -118,15 +136,14 @@ def words(now: Interface, new: Interface) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
-def _normalised(new: Interface) -> str:
+def _normalised(new: Interface, name: str) -> str:
     mean, std = new.mean or [0.0], new.std or [1.0]
     if not any(mean) and all(one == 1 for one in std):
         return "without mean and std"
-    for values in (*_COLOUR, *_GREY):
-        for step in (1, -1):
-            if list(values.mean or ())[::step] == list(mean) and list(values.std or [1.0])[::step] == list(std):
-                return f"with mean and std of {values.name}" if values.std else f"with the mean of {values.name}"
-    return "with other mean and std"
+    whose = name or preset(new)
+    if not whose:
+        return "with other mean and std"
+    return f"with mean and std of {whose}" if new.std else f"with the mean of {whose}"
 
 
 def is_measured(interface: Interface, mean: Sequence[float]) -> bool:

@@ -44,11 +44,14 @@ class Symptoms:
 
     @property
     def one_answer(self) -> list[Finding]:
-        """A hint for each model that says one class nearly always although, where there are labels, they do not."""
+        """A hint for each model that says one class nearly always although, where there are labels, they do not.
+
+        None for a broken one, of which more is said.
+        """
         tops = [None if isinstance(one, str) else one.argmax(-1) for one in self.scores]
-        hints = []
+        broken, hints = self.broken, []
         for model, top in enumerate(tops):
-            if top is None or len(top) < _FEW:
+            if top is None or len(top) < _FEW or model in broken:
                 continue
             share, most = _most(top)
             if share >= _ONE_LABEL and (self.labels is None or _most(self.labels)[0] <= _MANY_LABELS):

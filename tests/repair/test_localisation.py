@@ -135,7 +135,8 @@ def test_intervention_finds_every_damaged_layer_alone(
 
 @pytest.mark.parametrize("layer", ["one", pytest.param("three", marks=pytest.mark.slow)])
 def test_pareto_names_a_stray_weight_first_in_its_layer(layer: str, weights: dict[str, Tensor], images: Tensor) -> None:
-    found = located("pareto", images[:150], network(weights), network(stray_weight(weights, layer)))
+    some = images[:150] if layer == "one" else images  # the last layer's front is told apart by more of them only
+    found = located("pareto", some, network(weights), network(stray_weight(weights, layer)))
     assert found[layer].weights[0].index == tuple(np.unravel_index(STRAY[layer], weights[f"{layer}.weight"].shape))
 
 
