@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+
 from repair.onnx_activations import find_activations, grids
 
 
