@@ -128,6 +128,7 @@ def test_more_questions_bring_triggers_closer(case: Case) -> None:
     assert many < few
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [90, 200, 330])  # some triggers run out of questions earlier than others
 def test_results_do_not_depend_on_the_batch(case: Case, budget: int) -> None:
     make, seeds, triggers = case

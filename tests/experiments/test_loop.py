@@ -222,6 +222,7 @@ def test_more_rounds_continue_a_finished_run(dflare: Callable[..., Any], toys: A
     assert lasting(rounds(folder)) == lasting(rounds(finished))
 
 
+@pytest.mark.slow
 def test_a_round_that_breaks_too_much_is_rolled_back(dflare: Callable[..., Any], toys: Any, tmp_path: Path):
     folder = tmp_path / "run"
     destructive = {"repair__learning_rate": 10, "repair__replay": 0, "gate__max_drawdown": 0}
@@ -256,6 +257,7 @@ def test_a_repair_that_ruins_the_model_is_a_round_like_any_other(
     assert second["search"]["before"] == first["search"]["before" if limit == "0" else "after"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -96,6 +96,7 @@ def test_a_pair_in_other_clothes_is_searched_like_the_plain_one(
     torch.testing.assert_close(shares, torch.ones_like(shares))
 
 
+@pytest.mark.slow
 def test_what_a_model_wants_to_see_is_trained_through_and_none_of_its_file(
     demanding: dict[str, Any], toys: Any, dflare: Callable[..., Any], tmp_path: Path
 ):
@@ -122,6 +123,7 @@ def code(toys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str
     return {"pair__original": "toy_networks:build", "models__original__weights": "weights.pt"}
 
 
+@pytest.mark.slow
 def test_a_function_is_searched_repaired_against_and_verified_like_a_file(
     code: dict[str, Any], toys: Any, dflare: Callable[..., Any], finished: Path
 ):
@@ -136,6 +138,7 @@ def test_a_function_is_searched_repaired_against_and_verified_like_a_file(
     assert reports[0]["models"]["original"]["format"] == "code"
 
 
+@pytest.mark.slow
 def test_a_function_may_be_the_compressed_model(code: dict[str, Any], toys: Any, dflare: Callable[..., Any]):
     pair = {"pair__original": toys.model("pruned"), "pair__compressed": code["pair__original"]}
     weights = {"models__compressed__weights": "weights.pt"}
@@ -187,6 +190,7 @@ def test_code_that_is_not_there_or_no_model_is_said_in_one_sentence(
     assert len(answer.err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_pair_may_be_of_two_formats(toys: Any, dflare: Callable[..., Any], tmp_path: Path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
