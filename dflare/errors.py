@@ -10,3 +10,8 @@ class InputError(Exception):
 
 class OutOfTime(Exception):  # noqa: N818  (an ending, not an error)
     """The time that the user allowed is over; what is there is kept, and running again continues."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,7 +1,7 @@
 """From settings to the pair under test and its images."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from dflare.classifiers import Classifier
 from dflare.limits import Limits
 from dflare.models.formats import sniff
 from dflare.models.origins import is_reference
+from dflare.models.shown import Shown
 from dflare.mutation_sets import resolve
 from dflare.seeds import Seeds
 from dflare.strategies import find_strategy
@@ -34,15 +35,17 @@ def make_subject(settings: Config, progress: bool, allow_code: bool = False, loc
     _check_names(settings)
     device = device_of(settings.trainer.accelerator, local_rank)
     subject = greeted(_subject(settings, progress, allow_code), settings)
-    return replace(subject, placer=Placer(device), opened={})
+    return subject if device.type == "cpu" else replace(subject, placer=Placer(device), opened={})
 
 
 def _subject(settings: Config, progress: bool, allow_code: bool) -> Subject:
     name = settings.pair.name
     if name is None:
         sources = _own_sources(settings, allow_code)
-        data = _load(settings, settings.data.name, _largest(sources))
-        return _of_sources(settings.run_dir or "pair", sources, _sides(settings, data), data)
+        opened = {(which, "ask"): source.open() for which, source in sources.items()}
+        data = _load(settings, settings.data.name, _largest(opened.values()))
+        subject = _of_sources(settings.run_dir or "pair", sources, _sides(settings, data), data)
+        return replace(subject, opened=dict(opened))
     data = _load(settings, settings.data.name or data_of(name), None)
     if is_imagenet(name):
         return _imagenet(name, settings, _sides(settings, data), data.class_names)
@@ -69,9 +72,9 @@ def _own_sources(settings: Config, allow_code: bool) -> dict[str, Source]:
     }
 
 
-def _largest(sources: dict[str, Source]) -> tuple[int, int] | None:
+def _largest(models: Iterable[Shown]) -> tuple[int, int] | None:
     """The greatest height and width that a model takes; None where both take any."""
-    sizes = [tuple(size) for source in sources.values() if (size := source.open().interface.size) is not None]
+    sizes = [tuple(model.interface.size) for model in models if model.interface.size is not None]
     return max(sizes, default=None)  # type: ignore[return-value]
 
 

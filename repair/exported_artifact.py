@@ -47,10 +47,13 @@ def open_exported(path: Path) -> Trainable:
     Int8 weights stay on their grids of integers, zeros in float weights of two or more dimensions stay zero.
     Raises `InputError` where there is nothing to train, and for operators that a gradient cannot be led through.
     """
-    module, plan = _opened(load_program(path), path)
+    program = load_program(path)
+    module, plan = _opened(program, path)
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise InputError(f"expected weights that can be trained in {path}, found none")
-    return Trainable(module, plan, partial(_write, path, _bare(plan)), partial(check_program, path))
+    return Trainable(
+        module, plan, partial(_write, path, _bare(plan)), partial(check_program, path), program_takes(program, path)[0]
+    )
 
 
 def _opened(program: ExportedProgram, path: Path) -> tuple[Exported, Plan]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dflare.errors import InputError
+from dflare.models.onnx_ends import onnx_takes
 from repair.compression import Plan, Quantized, check_plan, zeros_stay_zero
 from repair.trainable import Trainable
 
@@ -36,7 +37,8 @@ def open_onnx_artifact(path: Path) -> Trainable:
         raise InputError(f"the model in {path} has no weights that a repair could move")
     zeros = {name: plan for name, plan in zeros_stay_zero(module).items() if name not in module.grids}
     source = _Source(path, model, module.initializers, {**module.grids, **zeros})
-    return Trainable(module, source.plan, partial(_write, source), partial(_check, source))
+    takes, _ = onnx_takes(model, module.input, path)
+    return Trainable(module, source.plan, partial(_write, source), partial(_check, source), takes)
 
 
 @dataclass(frozen=True)

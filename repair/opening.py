@@ -8,7 +8,6 @@ from dflare.errors import InputError
 from dflare.models.formats import sniff
 from dflare.models.interface import Interface
 from dflare.models.opening import FORMATS as KNOWN
-from dflare.models.opening import open_classifier
 from repair.trainable import Trainable
 
 
@@ -34,7 +33,7 @@ def open_trainable(path: Path, interface: Interface = Interface()) -> Trainable:
     Raises `InputError` for a missing file or a format that stays closed.
     """
     check_repairable(path)
-    return replace(FORMATS[sniff(path)](path), interface=interface, takes=open_classifier(path).takes)
+    return replace(FORMATS[sniff(path)](path), interface=interface)
 
 
 def check_repairable(path: Path) -> None:

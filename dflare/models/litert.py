@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dflare.errors import InputError
+from dflare.errors import InputError, first_line
 from dflare.models.flatbuffer import check_flatbuffer
 from dflare.models.grids import dequantised, quantised
 from dflare.models.interface import Takes
@@ -109,7 +109,7 @@ class LiteRTClassifier:
             interpreter.invoke()
             return interpreter.get_tensor(self.model.output.tensor)
         except (ValueError, RuntimeError) as error:
-            raise InputError(f"the model in {self.path} cannot be run by LiteRT: {_first_line(error)}") from error
+            raise InputError(f"the model in {self.path} cannot be run by LiteRT: {first_line(error)}") from error
 
     def _open(self, shape: tuple[int, ...]) -> Any:
         """The interpreter of this process for inputs of a shape."""
@@ -132,7 +132,7 @@ def _read(path: Path, threads: int) -> LiteRTModel:
     try:
         return read_litert(_new_interpreter(path, threads, "builtin"), path)
     except (ValueError, RuntimeError) as error:  # names in a damaged file may be no text
-        raise InputError(f"the model in {path} cannot be read by LiteRT: {_first_line(error)}") from error
+        raise InputError(f"the model in {path} cannot be read by LiteRT: {first_line(error)}") from error
 
 
 def _filled_up(values: np.ndarray, size: int) -> np.ndarray:
@@ -152,7 +152,7 @@ def _new_interpreter(path: Path, threads: int, kernels: str, resized: tuple[int,
                 interpreter.resize_tensor_input(*resized)
                 interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
-        raise InputError(f"the model in {path} cannot be opened by LiteRT: {_first_line(error)}") from error
+        raise InputError(f"the model in {path} cannot be opened by LiteRT: {first_line(error)}") from error
     return interpreter
 
 
@@ -183,7 +183,3 @@ def _silence() -> Iterator[None]:
         os.dup2(saved, 2)
         os.close(saved)
         os.close(nothing)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

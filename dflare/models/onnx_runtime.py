@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dflare.errors import InputError
+from dflare.errors import InputError, first_line
 from dflare.models.grids import dequantised, quantised
 from dflare.models.onnx_ends import onnx_takes, output_grid
 from dflare.models.onnx_files import image_input, read_onnx
@@ -77,7 +77,7 @@ class OnnxClassifier:
         try:
             answers = session.run([name], {self.input.name: array}, _quiet(self.path))[0]
         except Exception as error:
-            raise InputError(f"the model in {self.path} cannot be run: {_first_line(error)}") from error
+            raise InputError(f"the model in {self.path} cannot be run: {first_line(error)}") from error
         if not isinstance(answers, np.ndarray) or answers.ndim < 2 or len(answers) != len(array):
             came = answers.shape if isinstance(answers, np.ndarray) else f"a {type(answers).__name__}"
             raise InputError(
@@ -106,7 +106,7 @@ def _open_session(path: Path, threads: int, optimize: bool, device: torch.device
         session = runtime.InferenceSession(str(path), options, _providers(device), enable_fallback=0)
     except Exception as error:
         raise InputError(
-            f"the model in {path} cannot be opened by ONNX Runtime {runtime.__version__}: {_first_line(error)}"
+            f"the model in {path} cannot be opened by ONNX Runtime {runtime.__version__}: {first_line(error)}"
         ) from error
     if device.type == "cuda" and CUDA not in session.get_providers():  # of which it says nothing but in its log
         raise InputError(f"ONNX Runtime cannot load what it needs to run {path} on {device}; are CUDA and cuDNN there?")
@@ -139,7 +139,3 @@ def _runtime(path: Path) -> Any:
             f'{path} needs the package onnxruntime, which is missing: pip install "dflare[onnx]"'
         ) from error
     return onnxruntime
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

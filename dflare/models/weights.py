@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dflare.errors import InputError
+from dflare.errors import InputError, first_line
 from dflare.models.formats import REFUSED, kind_of
 
 _NESTED = ("state_dict", "model_state_dict", "model")
@@ -68,7 +68,7 @@ def _read(path: Path) -> Any:
                 f"the file {path} must hold nothing but tensors: "
                 "save the state dict alone, torch.save(model.state_dict(), ...)"
             ) from error
-        raise InputError(f"the weights in {path} cannot be read: {_first_line(error)}") from error
+        raise InputError(f"the weights in {path} cannot be read: {first_line(error)}") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -79,7 +79,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         content: dict[str, Tensor] = load_file(path, device="cpu")
     except Exception as error:
-        raise InputError(f"the weights in {path} cannot be read: {_first_line(error)}") from error
+        raise InputError(f"the weights in {path} cannot be read: {first_line(error)}") from error
     return content
 
 
@@ -122,7 +122,3 @@ def _some(names: list[str]) -> str:
     """The first three of some names, and how many more there are."""
     more = len(names) - 3
     return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
