@@ -7,7 +7,7 @@ from pathlib import Path
 from jsonschema import Draft202012Validator
 
 from dflare.shards import read_triggers
-from repair.exported_artifact import check_program
+from repair.pt2_models.artifact import check_program
 
 
 def main(run: Path) -> None:

@@ -19,17 +19,17 @@ from experiments.data import assign_sides, load_data
 from pairs import bench_folder
 from repair.data import Examples, Mixture, RepairData
 from repair.fit import Schedule, fit_steps
-from repair.intervals import Figure, share
-from repair.latency import latencies
-from repair.mixed_precision import Asked, Bench, Choice, Step, frontier
-from repair.onnx_activations import grids
-from repair.onnx_bits import widen, with_float_output
-from repair.onnx_ranges import observe
-from repair.onnx_weight_bits import small_weights, widen_weights
-from repair.onnx_weights import read_whole
+from repair.onnx_models.activations import grids
+from repair.onnx_models.bits import widen, with_float_output
+from repair.onnx_models.ranges import observe
+from repair.onnx_models.weight_bits import small_weights, widen_weights
+from repair.onnx_models.weights import read_whole
 from repair.opening import open_trainable
-from repair.precision_choice import by_chance, by_size, greedy, in_order
-from repair.probe import ProbeSet
+from repair.precision.choice import by_chance, by_size, greedy, in_order
+from repair.precision.latency import latencies
+from repair.precision.mixed_precision import Asked, Bench, Choice, Step, frontier
+from repair.proof.intervals import Figure, share
+from repair.proof.probe import ProbeSet
 from repair.recipes import find_recipe
 
 MODELS = {"mnist_lenet-5": "mnist", "mnist_simplecnn": "mnist", "cifar-10_resnet20": "cifar10"}

@@ -21,9 +21,9 @@ from experiments.data import load_data
 from pairs import bench_folder
 from repair.data import Examples, Mixture, RepairData
 from repair.fit import Schedule, fit_steps
-from repair.intervals import Figure
-from repair.metrics import paired_rates, share
 from repair.opening import open_trainable
+from repair.proof.intervals import Figure
+from repair.proof.metrics import paired_rates, share
 from repair.recipes import BALANCES, Recipe
 
 PAIRS = {

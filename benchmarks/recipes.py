@@ -29,7 +29,7 @@ import torch
 from dflare.errors import InputError
 from experiments.environment import environment
 from recipe_rows import DISTILLED, PAIRS, QUICK, Scale, measure
-from repair.metrics import plain
+from repair.proof.metrics import plain
 from repair.recipes import RECIPES, find_recipe
 
 DEFAULT = "imitation"

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dflare.errors import InputError
-from repair.intervals import Figure
-from repair.verdict import percent
+from repair.proof.intervals import Figure
+from repair.proof.verdict import percent
 
 DEFAULT_MAX_DRAWDOWN = 0.01
 """Share of clean images a repair may break unless the configuration says otherwise (DESIGN, section 7)."""

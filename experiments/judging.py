@@ -12,8 +12,8 @@ from dflare.triggers import Side, read_arrays
 from experiments.environment import file_hash
 from experiments.files import write_atomic
 from experiments.oracle import Oracle
-from repair.evidence import Judgement
-from repair.payload import payload_bytes
+from repair.proof.evidence import Judgement
+from repair.proof.payload import payload_bytes
 
 LATENCY_QUESTIONS = 100
 """Single images a model is timed on, after ten to warm up."""

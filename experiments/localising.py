@@ -13,9 +13,9 @@ from experiments.config import Localise
 from experiments.files import write_atomic
 from experiments.oracle import Oracle
 from experiments.terminal import say
-from repair.localisation import localise
+from repair.locating.localisation import localise
+from repair.locating.ranking import as_dict
 from repair.opening import open_trainable
-from repair.ranking import as_dict
 from repair.trainable import Trainable
 
 HALVINGS = 10

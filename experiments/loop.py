@@ -18,7 +18,7 @@ from experiments.searching import check_hope, inherit_search
 from experiments.terminal import say
 from experiments.trial import Model, to_line
 from experiments.verifying import verify
-from repair import metrics
+from repair.proof import metrics
 
 JUDGE_FIRST = (Side.judge, Side.validate, Side.train)
 

@@ -9,7 +9,7 @@ from dflare.classifiers import Classifier, ask
 from dflare.triggers import Side
 from experiments.subject import Subject
 from repair.data import Examples
-from repair.probe import ProbeSet
+from repair.proof.probe import ProbeSet
 
 
 class Oracle:

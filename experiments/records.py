@@ -6,7 +6,7 @@ from dflare.shards import read_endings
 from dflare.triggers import Side
 from experiments.run import Run
 from experiments.trial import Model
-from repair import evidence
+from repair.proof import evidence
 
 NOTHING_KEPT = "No repair was kept, so there is none to hold against a placebo."
 

@@ -22,7 +22,7 @@ from experiments.report_rows import comparison, short
 from experiments.report_schema import conform
 from experiments.report_verification import add_verification, doubts
 from experiments.settings import first_line
-from repair.metrics import plain
+from repair.proof.metrics import plain
 
 SCHEMA_VERSION = 1
 

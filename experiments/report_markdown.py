@@ -10,7 +10,7 @@ from experiments.report_models import ELSEWHERE, continued_at, model_section
 from experiments.report_rows import SHARE, comparison, dig, full, short
 from experiments.report_text import escape, fenced, table
 from experiments.report_verification import HEADER, verification_rows
-from repair.verdict import percent
+from repair.proof.verdict import percent
 
 ALL_ROLLED_BACK = (
     "Every repair broke more clean images of the validate side than the gate allows and was rolled back; "

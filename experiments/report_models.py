@@ -6,7 +6,7 @@ from typing import Any
 from experiments.report_rows import count
 from experiments.report_schema import conform
 from experiments.report_text import escape, table
-from repair.verdict import percent
+from repair.proof.verdict import percent
 
 HEADER = ("model", "file", "format", "bytes", "parameters", "integer share", "runtime", "threads")
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from repair.intervals import Figure
-from repair.verdict import percent
+from repair.proof.intervals import Figure
+from repair.proof.verdict import percent
 
 Cell = Mapping[str, Any] | None
 """A Figure as report.json has it; None where a figure makes no sense or is missing."""

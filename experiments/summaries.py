@@ -9,7 +9,7 @@ from dflare.triggers import Side
 from experiments.repairing import read_training
 from experiments.report_verification import verification_of, words
 from experiments.run import Run
-from repair import evidence, metrics
+from repair.proof import evidence, metrics
 
 
 def search_summary(run: Run) -> str:

@@ -15,9 +15,9 @@ from dflare.triggers import Side, TriggerSet
 from experiments.config import Config
 from experiments.judging import judge
 from experiments.oracle import Oracle
-from repair import evidence, metrics
-from repair.evidence import Judgement
-from repair.intervals import Figure, Mask
+from repair.proof import evidence, metrics
+from repair.proof.evidence import Judgement
+from repair.proof.intervals import Figure, Mask
 
 
 @dataclass(frozen=True)

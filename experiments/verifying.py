@@ -27,7 +27,7 @@ from experiments.opening import Source, answered_by
 from experiments.report_schema import conform
 from experiments.subject import Subject
 from experiments.terminal import quiet
-from repair import metrics
+from repair.proof import metrics
 
 FILE = "verification.json"
 

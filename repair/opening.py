@@ -12,13 +12,13 @@ from repair.trainable import Trainable
 
 
 def _exported(path: Path) -> Trainable:
-    from repair.exported_artifact import open_exported
+    from repair.pt2_models.artifact import open_exported
 
     return open_exported(path)
 
 
 def _onnx(path: Path) -> Trainable:
-    from repair.onnx_artifact import open_onnx_artifact
+    from repair.onnx_models.artifact import open_onnx_artifact
 
     return open_onnx_artifact(path)
 

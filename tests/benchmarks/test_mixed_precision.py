@@ -9,8 +9,8 @@ onnx = pytest.importorskip("onnx")
 
 import mixed_precision  # noqa: E402
 from mixed_precision_rows import FLOAT, HANDED_IN, Row, shown  # noqa: E402
-from repair.intervals import rate  # noqa: E402
-from repair.mixed_precision import Step  # noqa: E402
+from repair.precision.mixed_precision import Step  # noqa: E402
+from repair.proof.intervals import rate  # noqa: E402
 
 
 def row(name: str, deviating: int = 100, repaired: int = 0, broken: float = 0.0, size: int = 1000) -> Row:

@@ -10,7 +10,7 @@ import pytest
 import recipe_rows
 import recipes
 from pairs import bench_folder
-from repair.metrics import plain
+from repair.proof.metrics import plain
 from repair.recipes import RECIPES
 
 MODELS = bench_folder() / "models" / "mnist_lenet-5"

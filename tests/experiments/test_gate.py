@@ -6,7 +6,7 @@ import pytest
 
 from dflare.errors import InputError
 from experiments.gate import judge_gate
-from repair.metrics import Figure, rate
+from repair.proof.metrics import Figure, rate
 
 NOTHING_ASKED = {"max_drawdown": None}
 

@@ -19,7 +19,7 @@ pytest.importorskip("onnxscript")
 from dflare.models.onnx_runtime import open_onnx  # noqa: E402
 from experiments.quantization import export_onnx, quantize_to_onnx  # noqa: E402
 from repair.compression import Quantized  # noqa: E402
-from repair.onnx_artifact import open_onnx_artifact  # noqa: E402
+from repair.onnx_models.artifact import open_onnx_artifact  # noqa: E402
 
 pytestmark = pytest.mark.slow  # the exporter alone takes seconds
 

@@ -19,7 +19,7 @@ from experiments.pictures import clearest, png, triple, write_pictures
 from experiments.report import summary_text, write_report
 from experiments.report_markdown import escape, fenced
 from experiments.report_schema import conform, report_schema
-from repair.metrics import Figure, beats_placebo, plain, queries_summary, rate
+from repair.proof.metrics import Figure, beats_placebo, plain, queries_summary, rate
 
 CONFIG = """\
 pair: {name: 'lenet|5 <b>', original: null, compressed: null}

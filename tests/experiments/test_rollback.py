@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.loop import breaks_too_much
-from repair.metrics import paired_rates
+from repair.proof.metrics import paired_rates
 
 
 def changes(n: int, broken: int, fixed: int):

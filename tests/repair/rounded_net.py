@@ -7,7 +7,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from repair.onnx_activations import find_activations, grids
+from repair.onnx_models.activations import find_activations, grids
 
 
 def net(opset: int = 18, signed: bool = False, scale: float = 0.05, domain: str = "") -> onnx.ModelProto:

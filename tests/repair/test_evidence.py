@@ -7,8 +7,8 @@ import torch
 from dflare.search import Ending
 from dflare.shards import ENDINGS, Endings
 from dflare.triggers import Side
-from repair import evidence
-from repair.evidence import Judgement
+from repair.proof import evidence
+from repair.proof.evidence import Judgement
 
 
 def endings(rows: list[tuple[int, Ending, int]], ties: int = 0, unconfirmed: int = 0) -> Endings:

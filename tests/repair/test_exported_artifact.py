@@ -8,9 +8,9 @@ from torch import nn
 
 from dflare.errors import InputError
 from dflare.models.opening import open_classifier
-from repair.exported_artifact import check_program, open_exported
 from repair.opening import open_trainable
-from repair.payload import payload_bytes
+from repair.proof.payload import payload_bytes
+from repair.pt2_models.artifact import check_program, open_exported
 
 
 class Small(nn.Module):

@@ -13,11 +13,11 @@ from torch.nn.functional import cross_entropy
 from dflare.classifiers import Outputs, to_unit
 from dflare.errors import InputError
 from repair.data import Examples
-from repair.exported_artifact import Exported
-from repair.localisation import METHODS, localise
-from repair.pt2_fake_quantize import fake_quantize_per_tensor
-from repair.ranking import Ranking, as_dict
-from repair.responsible_pareto import fronts
+from repair.locating.localisation import METHODS, localise
+from repair.locating.pareto import fronts
+from repair.locating.ranking import Ranking, as_dict
+from repair.pt2_models.artifact import Exported
+from repair.pt2_models.fake_quantize import fake_quantize_per_tensor
 from repair.trainable import Trainable
 
 LAYERS = ("one", "two", "three")

@@ -6,10 +6,10 @@ import time
 import numpy as np
 import pytest
 
-from repair import metrics
-from repair.intervals import Z, effective_size, paired_difference
-from repair.metrics import Figure, beats_placebo, mcnemar, paired_rates, rate
-from repair.verdict import percent
+from repair.proof import metrics
+from repair.proof.intervals import Z, effective_size, paired_difference
+from repair.proof.metrics import Figure, beats_placebo, mcnemar, paired_rates, rate
+from repair.proof.verdict import percent
 
 
 def ends(figure: Figure) -> tuple[float, float]:

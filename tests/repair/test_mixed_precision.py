@@ -16,12 +16,12 @@ from dflare.classifiers import Outputs  # noqa: E402
 from dflare.models.opening import open_classifier  # noqa: E402
 from repair.data import Examples, Mixture, RepairData  # noqa: E402
 from repair.fit import Schedule, fit_steps  # noqa: E402
-from repair.latency import latencies  # noqa: E402
-from repair.mixed_precision import Asked, Bench, Budget, divergence, frontier  # noqa: E402
-from repair.onnx_activations import find_activations  # noqa: E402
-from repair.onnx_bits import widen  # noqa: E402
-from repair.onnx_difference import difference  # noqa: E402
+from repair.onnx_models.activations import find_activations  # noqa: E402
+from repair.onnx_models.bits import widen  # noqa: E402
+from repair.onnx_models.difference import difference  # noqa: E402
 from repair.opening import open_trainable  # noqa: E402
+from repair.precision.latency import latencies  # noqa: E402
+from repair.precision.mixed_precision import Asked, Bench, Budget, divergence, frontier  # noqa: E402
 from repair.recipes import find_recipe  # noqa: E402
 from tests.repair.rounded_net import float_net, names_of, net, pixels, save, stored_in  # noqa: E402
 

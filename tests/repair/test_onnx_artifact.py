@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from dflare.models.onnx_runtime import open_onnx  # noqa: E402
 from repair.compression import Compressed, Pruned, Quantized  # noqa: E402
-from repair.onnx_artifact import open_onnx_artifact  # noqa: E402
-from repair.onnx_difference import graph_difference  # noqa: E402
+from repair.onnx_models.artifact import open_onnx_artifact  # noqa: E402
+from repair.onnx_models.difference import graph_difference  # noqa: E402
 
 BENCH = Path(os.environ.get("DFLARE_BENCH", Path(__file__).parents[2].parent / "shared"))
 WEIGHTS = {"conv.w", "conv.b", "fc.w", "fc.b"}
@@ -315,7 +315,7 @@ def test_a_model_without_weights_is_refused(tmp_path):
 
 def test_a_missing_package_is_answered_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    for name in [name for name in sys.modules if name.startswith("repair.onnx_")]:
+    for name in [name for name in sys.modules if name.startswith("repair.onnx_models")]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(InputError, match=r'needs onnx: pip install "dflare\[onnx\]"'):
-        importlib.import_module("repair.onnx_artifact")
+        importlib.import_module("repair.onnx_models.artifact")

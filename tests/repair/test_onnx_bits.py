@@ -11,12 +11,12 @@ pytest.importorskip("onnxruntime")
 from onnx import helper, numpy_helper  # noqa: E402
 
 from dflare.models.opening import open_classifier  # noqa: E402
-from repair.onnx_activations import find_activations  # noqa: E402
-from repair.onnx_bits import check_widened, widen, with_float_output  # noqa: E402
-from repair.onnx_difference import difference  # noqa: E402
-from repair.onnx_graph import OnnxModule  # noqa: E402
-from repair.onnx_opset import raise_opset  # noqa: E402
-from repair.onnx_ranges import observe  # noqa: E402
+from repair.onnx_models.activations import find_activations  # noqa: E402
+from repair.onnx_models.bits import check_widened, widen, with_float_output  # noqa: E402
+from repair.onnx_models.difference import difference  # noqa: E402
+from repair.onnx_models.graph import OnnxModule  # noqa: E402
+from repair.onnx_models.opset import raise_opset  # noqa: E402
+from repair.onnx_models.ranges import observe  # noqa: E402
 from tests.repair.rounded_net import float_net, names_of, net, pixels, save, stored_in  # noqa: E402
 
 

@@ -15,9 +15,9 @@ pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from dflare.models.onnx_runtime import open_onnx  # noqa: E402
-from repair.onnx_artifact import open_onnx_artifact  # noqa: E402
-from repair.onnx_graph import OnnxModule  # noqa: E402
-from repair.onnx_operators import OPERATORS  # noqa: E402
+from repair.onnx_models.artifact import open_onnx_artifact  # noqa: E402
+from repair.onnx_models.graph import OnnxModule  # noqa: E402
+from repair.onnx_models.operators import OPERATORS  # noqa: E402
 
 BENCH = Path(os.environ.get("DFLARE_BENCH", Path(__file__).parents[2].parent / "shared"))
 needs_bench = pytest.mark.skipif(not (BENCH / "models").is_dir(), reason="needs the real models of DFLARE_BENCH")

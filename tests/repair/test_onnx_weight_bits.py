@@ -10,10 +10,10 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from dflare.models.opening import open_classifier  # noqa: E402
-from repair.onnx_bits import widen  # noqa: E402
-from repair.onnx_difference import difference  # noqa: E402
-from repair.onnx_graph import OnnxModule  # noqa: E402
-from repair.onnx_weight_bits import small_weights, widen_weights  # noqa: E402
+from repair.onnx_models.bits import widen  # noqa: E402
+from repair.onnx_models.difference import difference  # noqa: E402
+from repair.onnx_models.graph import OnnxModule  # noqa: E402
+from repair.onnx_models.weight_bits import small_weights, widen_weights  # noqa: E402
 from repair.opening import open_trainable  # noqa: E402
 from tests.repair.rounded_net import names_of, net, pixels, save, stored_in  # noqa: E402
 

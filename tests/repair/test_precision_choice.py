@@ -1,6 +1,6 @@
 """The order in which tensors get more bits."""
 
-from repair.precision_choice import by_chance, by_size, greedy, in_order
+from repair.precision.choice import by_chance, by_size, greedy, in_order
 
 
 def test_greedy_takes_what_is_worth_most_first():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dflare.seeds import pixel_hash
-from repair.probe import LENGTHS, ProbeSet
+from repair.proof.probe import LENGTHS, ProbeSet
 
 
 def probe(n: int = 7, count: int = 100) -> ProbeSet:
@@ -20,7 +20,7 @@ def test_the_images_are_the_same_whatever_the_size_of_the_chunks():
 
 def test_a_large_set_made_chunk_by_chunk_is_the_same_set(monkeypatch):
     kept = torch.cat(list(probe().chunks(30)))
-    monkeypatch.setattr("repair.probe.KEPT_BYTES", 0)
+    monkeypatch.setattr("repair.proof.probe.KEPT_BYTES", 0)
     assert torch.equal(kept, torch.cat(list(probe().chunks(30))))
 
 

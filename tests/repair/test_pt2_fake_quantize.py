@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from dflare.models.exported import _register_int8_operators
-from repair.pt2_fake_quantize import fake_quantize_per_channel, fake_quantize_per_tensor
+from repair.pt2_models.fake_quantize import fake_quantize_per_channel, fake_quantize_per_tensor
 
 _register_int8_operators()
 OPERATORS = torch.ops.quantized_decomposed

@@ -15,9 +15,9 @@ from dflare.errors import InputError
 from dflare.models.exported import ExportedClassifier, _register_int8_operators, load_program
 from dflare.models.opening import open_classifier
 from repair.compression import Compressed, Quantized
-from repair.exported_artifact import check_program, open_exported
 from repair.opening import open_trainable
-from repair.payload import payload_bytes
+from repair.proof.payload import payload_bytes
+from repair.pt2_models.artifact import check_program, open_exported
 from repair.trainable import Trainable
 
 _register_int8_operators()

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from repair.locating.tracing import Asked
+from repair.locating.watched import Watched
 from repair.opening import open_trainable
-from repair.tracing import Asked
-from repair.watched import Watched
 
 BENCH = Path(os.environ.get("DFLARE_BENCH", Path(__file__).parents[2].parent / "shared"))
 LENET = BENCH / "models" / "mnist_lenet-5"

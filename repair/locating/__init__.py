@@ -1,0 +1,1 @@
+"""Which layers, channels and weights answer for the deviations?"""

@@ -1,0 +1,1 @@
+"""ONNX files: their graphs as differentiable modules, written back in place, and given more bits."""

@@ -1,0 +1,1 @@
+"""More bits where they matter: which tensors, at what cost."""

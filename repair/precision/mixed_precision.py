@@ -1,0 +1,168 @@
+"""Mixed precision repair: which activations of an int8 ONNX model deserve 16 bits, and what that costs."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dflare.classifiers import Classifier, Outputs, ask
+from dflare.errors import InputError
+from dflare.models.interface import Interface
+from dflare.models.opening import open_classifier
+from repair.precision.choice import Affordable, Loss, Names, greedy
+from repair.proof.intervals import Figure, share
+
+try:
+    from repair.onnx_models.activations import grids
+    from repair.onnx_models.bits import widen, with_float_output
+    from repair.onnx_models.weights import read_whole
+    from repair.precision.latency import latencies
+except ImportError as missing:
+    raise InputError(f'mixed precision needs {missing.name}: pip install "dflare[onnx]"') from missing
+
+Choice = Callable[[list[Names], Loss, Affordable], Iterator[frozenset[str]]]
+"""Groups of tensors, what they are worth and whether they can be paid for -> ever larger sets."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Images and what the original says of them, asked once."""
+
+    images: Tensor  # (n, c, h, w) uint8
+    original: Tensor  # (n, classes) scores
+
+    @classmethod
+    def of(cls, original: Classifier, images: Tensor) -> "Asked":
+        return cls(images, ask(original, images, "original"))
+
+    def outputs(self, compressed: Classifier) -> Outputs:
+        """What both say; only the compressed model is asked."""
+        return Outputs(self.original, ask(compressed, self.images, "compressed"))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a repaired file may cost at most; None for no limit."""
+
+    max_bytes: int | None = None
+    max_latency_ms: float | None = None  # ONNX Runtime, one image, one thread
+
+
+@dataclass(frozen=True)
+class Step:
+    """One file of the frontier."""
+
+    tensors: tuple[str, ...]  # of 16 bits, sorted
+    path: Path
+    bytes: int
+    latency_ms: float
+    divergence: float  # mean KL from the original on the images of the search, in nats
+    deviation: Figure  # share of the probe on which the pair deviates
+    argmax: Figure  # share of the probe on which the labels differ, ties included
+    repaired: Figure  # share of the held-out triggers on which the pair agrees
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A file to be widened, what it is compared with, and where the candidates go; each is written and asked once."""
+
+    path: Path
+    search: Asked  # images that the choice of tensors looks at: never those of the judgement
+    probe: Asked
+    triggers: Asked  # held out: of other seeds than the search's
+    folder: Path
+    float_output: bool = False
+    interface: Interface = field(default_factory=Interface)
+    repeats: int = 100  # of the measurement of latency
+    _losses: dict[frozenset[str], float] = field(default_factory=dict, repr=False)
+    _judged: dict[Path, Step] = field(default_factory=dict, repr=False)
+
+    def write(self, tensors: Iterable[str]) -> Path:
+        """The file with these tensors widened; the same name for the same tensors."""
+        names = sorted(tensors)
+        key = hashlib.sha256("\0".join([str(self.float_output), *names]).encode()).hexdigest()[:16]
+        target = self.folder / f"{self.path.stem}-{key}.onnx"
+        if not target.exists():
+            model = read_whole(self.path)
+            model = with_float_output(model) if self.float_output else model
+            model = widen(model, names) if names else model
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_suffix(".tmp")
+            temporary.write_bytes(model.SerializeToString(deterministic=True))
+            temporary.replace(target)
+        return target
+
+    def groups(self) -> list[Names]:
+        """The activations that can be widened, in groups that share a grid."""
+        return grids(read_whole(self.write(())))
+
+    def loss(self, tensors: frozenset[str]) -> float:
+        """Mean KL divergence of the widened file from the original on the search's images, in nats."""
+        if tensors not in self._losses:
+            outputs = self.search.outputs(self._opened(self.write(tensors)))
+            self._losses[tensors] = divergence(outputs)
+        return self._losses[tensors]
+
+    def step(self, tensors: frozenset[str]) -> Step:
+        """The file with these tensors widened, opened again and judged."""
+        return self.judge(self.write(tensors), tensors)
+
+    def judge(self, path: Path, tensors: Iterable[str] = ()) -> Step:
+        """Any file, opened again and judged once; `tensors` only says in the result which ones have 16 bits."""
+        if path in self._judged:
+            return self._judged[path]
+        model = self._opened(path)
+        probe, triggers = self.probe.outputs(model), self.triggers.outputs(model)
+        self._judged[path] = Step(
+            tuple(sorted(tensors)),
+            path,
+            path.stat().st_size,
+            self.latency(path),
+            divergence(self.search.outputs(model)),
+            share(probe.deviates.numpy()),
+            share((probe.deviates | probe.tied).numpy()),
+            share((~triggers.deviates).numpy()),
+        )
+        return self._judged[path]
+
+    def latency(self, path: Path) -> float:
+        """Milliseconds for one image."""
+        return latencies([path], self.search.images[:1], self.interface, self.repeats)[0]
+
+    def _opened(self, path: Path) -> Classifier:
+        return open_classifier(path, self.interface, threads=1)
+
+
+def frontier(bench: Bench, budget: Budget = Budget(), choose: Choice = greedy) -> list[Step]:
+    """Cost against deviation: the file as it is, then with ever more activations of 16 bits, within the budget.
+
+    `choose` is forward selection on the search's images; the judgement's images choose nothing. All activations at 16
+    bits come last if the budget allows them: without changes between kernels they can be faster than a mixture.
+    Raises `InputError` for a file without quantised activations, and where the file as it is exceeds the budget.
+    """
+    groups = bench.groups()
+    if not groups:
+        raise InputError(f"mixed precision needs quantised activations per tensor, {bench.path} has none")
+
+    def affordable(tensors: frozenset[str]) -> bool:
+        path = bench.write(tensors)
+        small = budget.max_bytes is None or path.stat().st_size <= budget.max_bytes
+        return small and (budget.max_latency_ms is None or bench.latency(path) <= budget.max_latency_ms)
+
+    if not affordable(frozenset()):
+        raise InputError(f"the budget {budget} must allow at least {bench.path} as it is")
+    chosen = [frozenset[str](), *choose(groups, bench.loss, affordable)]
+    everything = frozenset(name for group in groups for name in group)
+    if chosen[-1] != everything and affordable(everything):
+        chosen.append(everything)
+    return [bench.step(tensors) for tensors in chosen]
+
+
+def divergence(outputs: Outputs) -> float:
+    """Mean KL divergence of the compressed model's probabilities from the original's, in nats, >= 0."""
+    original, compressed = (scores.double().log_softmax(-1) for scores in outputs)
+    terms = original.exp() * (original - compressed)
+    return float(torch.where(original == -torch.inf, 0, terms).sum(-1).mean())
