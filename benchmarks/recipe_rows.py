@@ -21,6 +21,7 @@ from experiments.data import load_data
 from pairs import bench_folder
 from repair.data import Examples, Mixture, RepairData
 from repair.fit import Schedule, fit_steps
+from repair.integers.bias_correction import CORRECTIONS
 from repair.opening import open_trainable
 from repair.proof.intervals import Figure
 from repair.proof.metrics import paired_rates, share
@@ -29,10 +30,14 @@ from repair.recipes import BALANCES, Recipe
 PAIRS = {
     "mnist_lenet-5-distilled": ("mnist_lenet-5/original.pt2", "mnist_lenet-5/distilled.pt2"),
     "mnist_lenet-5-int8": ("mnist_lenet-5/original.onnx", "mnist_lenet-5/int8.onnx"),
+    "mnist_lenet-5-int8-pt2": ("mnist_lenet-5/original.pt2", "mnist_lenet-5/int8.pt2"),
 }
 """Name -> original and compressed model below $DFLARE_BENCH/models."""
 
 DISTILLED = "mnist_lenet-5-distilled"
+CORRECTED = 1000
+"""Clean training images that a correction of biases takes the means over."""
+
 REPLAYED = 10_000
 """Clean training images that the replay draws from."""
 
@@ -127,7 +132,9 @@ def trained(
 ) -> tuple[Path, tuple[str, ...]]:
     """Train the compressed model on images in the place of the triggers found; the written file and what was free."""
     source = model_file(pair, 1)
-    trainable, balance = open_trainable(source), BALANCES[recipe.balance]
+    trainable, balance = open_trainable(source, scales=recipe.scales), BALANCES[recipe.balance]
+    clean = mnist()[0][:CORRECTED]
+    CORRECTIONS[recipe.correction](trainable, lambda: open_trainable(model_file(pair, 0)), clean)
     learn = Examples(images, ask(opened(pair, 0), images).softmax(-1), labels_of(found))
     replay = 0.5 if recipe.replay is None else recipe.replay
     mixture = Mixture(

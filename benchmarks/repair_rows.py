@@ -31,6 +31,8 @@ KEPT = (
     "mcnemar_p",
     "probe_before",
     "probe_after",
+    "probe_labels_before",
+    "probe_labels_after",
     "probe_mcnemar_p",
     "steps",
     "training_triggers",
@@ -99,7 +101,7 @@ def measure(row: Row, folder: Path) -> dict[str, Any]:
 
 def figures(headline: Mapping[str, Any]) -> dict[str, Any]:
     """What the table needs of a report's headline: of the repair, and of each control that was run."""
-    controls = {name: headline.get(name) for name in ("placebo", "eight_bit", "bits_only")}
+    controls = {name: headline.get(name) for name in ("placebo", "eight_bit", "bits")}
     return {
         "repair": _trial(headline),
         **{name: _trial(trial) if trial else None for name, trial in controls.items()},

@@ -37,8 +37,12 @@ def over(control: str) -> Value:
 
 def probe(row: Row) -> float | None:
     """Probe deviation rate, after / before."""
-    after, before = (_value(row["repair"], name) for name in ("probe_after", "probe_before"))
-    return after / before if after is not None and before else None
+    return _change(row, "probe")
+
+
+def labels(row: Row) -> float | None:
+    """Share of probe images with differing labels, after / before: with the ties, which flatter 8-bit outputs."""
+    return _change(row, "probe_labels")
 
 
 def queries(row: Row) -> float | None:
@@ -74,6 +78,7 @@ COLUMNS: tuple[tuple[str, Value, int], ...] = (
     ("over 8-bit placebo", over("eight_bit"), 1),
     ("other strategy's %", other, 1),
     ("probe after/before", probe, 3),
+    ("probe labels after/before", labels, 3),
     ("queries after/before", queries, 2),
     ("broken %", drawdown, 2),
     ("fixed/broken", fixed_broken, 1),
@@ -152,6 +157,11 @@ def figures(rows: Sequence[Row]) -> list[Figure]:
         *at_least("accuracy, after - before", accuracy, "pt", {DISTILLED: 0, PRUNED: 0, INT8: -0.05, BITS: 0}),
         *at_most("bytes, after / before", more_bytes, "x", {BITS: 1.1}),
     ]  # fmt: skip
+
+
+def _change(row: Row, name: str) -> float | None:
+    after, before = (_value(row["repair"], f"{name}_{when}") for when in ("after", "before"))
+    return after / before if after is not None and before else None
 
 
 def _value(trial: Mapping[str, Any], name: str) -> float | None:

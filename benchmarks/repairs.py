@@ -27,12 +27,18 @@ from repair_table import figures, lines
 
 COMMON = {"search.strategy": "dflare", "search.seeds": "5000", "localise.method": "null"}
 LONG = {"repair.steps": "2000", "repair.learning_rate": "0.002", "repair.batch_size": "128"}
+WIDER = {
+    "repair.precision.activations": "all",
+    "repair.precision.weights": "0.095",
+    "repair.precision.max_bytes": "1.1",
+}
+WIDER |= {"repair.steps": "1000", "repair.learning_rate": "0.0003"}
 
 SETTINGS: Mapping[str, Mapping[str, str]] = {
     DISTILLED: {**COMMON, **LONG, "repair.learning_rate": "0.01", "repair.recipe": "lead"},
     PRUNED: {**COMMON, **LONG, "repair.recipe": "logits"},
     INT8: {**COMMON, "search.strategy": "boundary", "repair.recipe": "int8"},
-    BITS: {**COMMON, "search.strategy": "boundary", "repair.recipe": "int8"},
+    BITS: {**COMMON, **WIDER, "search.strategy": "boundary", "repair.recipe": "logits"},
 }
 """Column -> settings, chosen on LeNet-5 and SimpleCNN, see docs/repair.md."""
 

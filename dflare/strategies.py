@@ -99,10 +99,10 @@ STRATEGIES: dict[str, Strategy] = {
 """Name -> how the strategy is made."""
 
 
-def find_strategy(name: str) -> Strategy:
-    """The strategy of that name; raises `InputError` that lists the right ones."""
+def find_strategy(name: str, key: str = "search.strategy") -> Strategy:
+    """The strategy of that name; raises `InputError` that lists the right ones and names the setting `key`."""
     if name not in STRATEGIES:
-        raise InputError(f"search.strategy must be one of {', '.join(STRATEGIES)}, got {name!r}")
+        raise InputError(f"{key} must be one of {', '.join(STRATEGIES)}, got {name!r}")
     return STRATEGIES[name]
 
 

@@ -84,6 +84,7 @@ class SearchSettings:
     """How triggers are searched for; the seeds of each side are its first ones by id."""
 
     strategy: str = "dflare"
+    other_strategy: str | None = "auto"  # finds further held-out triggers; auto: boundary or dflare; null: none
     mutations: list[str] | None = None  # mutations or sets of them by name; null: those of the strategy
     references: int = 256  # real images of the same side that `boundary` draws its ways to
     seeds: int = 600  # on the train side
@@ -121,6 +122,22 @@ class Localise:
 
 
 @dataclass
+class Precision:
+    """Mixed precision repair: which tensors of an int8 .onnx get 16 bits before the first training; none by default.
+
+    What the file may cost is a ratio to the one handed in; null: no limit. See docs/mixed_precision.md.
+    """
+
+    activations: str | None = None  # all, or chosen: the few that lower the share of differing labels; null: none
+    choose: str = "greedy"  # in which order they are tried: greedy (by what each is worth), size or chance (controls)
+    weights: float = 0.0  # share of the file's bytes that weights of 16 bits may add, the smallest tensors first
+    float_output: bool = False  # leave the rounding of the scores out
+    max_bytes: float | None = None  # of the file, such as 1.1
+    max_latency: float | None = None  # of one image on one thread, such as 1.5
+    images: int = 2000  # mutated images of the validate side that judge the choice; a quarter of the train side make it
+
+
+@dataclass
 class RepairSettings:
     """How the compressed model is repaired."""
 
@@ -131,6 +148,7 @@ class RepairSettings:
     replay: float = 0.5  # share of clean images in a batch, unless the recipe says otherwise
     validate_every: int = 100  # steps
     patience: int = 10  # validations without improvement after which it stops; the rate decays, so gains come late
+    precision: Precision = field(default_factory=Precision)
 
 
 @dataclass
@@ -168,6 +186,7 @@ class TrainerSettings:
     devices: int = 1  # workers on each node
     num_nodes: int = 1
     precision: str = "32-true"  # of a repair's arithmetic; 16-mixed (GPU) and bf16-mixed round more and take less time
+    strategy: str = "auto"  # of a repair's training, on the one device of the first worker
 
 
 @dataclass

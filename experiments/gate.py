@@ -11,6 +11,8 @@ from repair.proof.verdict import percent
 DEFAULT_MAX_DRAWDOWN = 0.01
 """Share of clean images a repair may break unless the configuration says otherwise (DESIGN, section 7)."""
 
+NOTHING_REPAIRED = "Nothing was repaired: every round was rolled back, so the model is the one that was handed in"
+
 Check = tuple[bool, str]
 
 
@@ -30,6 +32,9 @@ def judge_gate(gate: Mapping[str, Any], headline: Mapping[str, Any] | None) -> G
     `max_drawdown` (default 0.01; broken must also be no more than fixed), `max_accuracy_drop` (before - after, shares),
     `max_bytes`, `max_latency_ms`, `beat_placebo`. None (and false) is not checked; a limit whose figure is missing
     fails. Without a headline (a run that has not ended) the gate fails. An unknown key raises `InputError`.
+
+    A release gate is about the model that comes out. Where every round was rolled back that is the one handed in, of
+    which limits on changes say nothing: it passes only under a limit on its own deviations, `max_probe_rate`.
     """
     gate = {"max_drawdown": DEFAULT_MAX_DRAWDOWN, **gate}
     if unknown := sorted(set(gate) - set(_CHECKS)):
@@ -41,7 +46,20 @@ def judge_gate(gate: Mapping[str, Any], headline: Mapping[str, Any] | None) -> G
     asked = {key: limit for key, limit in gate.items() if limit is not None and limit is not False}
     checks = [check(asked[key], headline) for key, check in _CHECKS.items() if key in asked]
     reasons = [words for passed, words in checks if not passed]
-    return GateResult(not reasons, reasons, [words for passed, words in checks if passed])
+    met = [words for passed, words in checks if passed]
+    if headline.get("rolled_back") is not True:
+        return GateResult(not reasons, reasons, met)
+    if reasons or "max_probe_rate" not in asked:
+        return GateResult(False, [_nothing_repaired(asked), *reasons], met)
+    return GateResult(True, [], [f"{NOTHING_REPAIRED}, and it meets the gate as it is.", *met])
+
+
+def _nothing_repaired(asked: Mapping[str, Any]) -> str:
+    if "max_probe_rate" in asked:
+        return f"{NOTHING_REPAIRED}, and it does not meet the gate."
+    return (
+        f"{NOTHING_REPAIRED}, and no limit says how often that one may deviate; set gate.max_probe_rate to release it."
+    )
 
 
 def _probe(limit: float, headline: Mapping[str, Any]) -> Check:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from dflare.errors import InputError
+from dflare.models.kernels import any_kernel
 from experiments.catalogue import check_pair_name, is_imagenet
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's training images, as torchvision trained
@@ -70,7 +71,7 @@ class ImageNetClassifier:
     def __call__(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3:
             raise InputError(f"ImageNet models take images (n, 3, height, width), got {tuple(images.shape)}")
-        with _any_kernel() if self.integers else nullcontext():
+        with any_kernel() if self.integers else nullcontext():
             return self.network((images - self.mean) / self.std)
 
 
@@ -94,17 +95,6 @@ def open_imagenet_pair(
             _load(original, int8_weights.meta["unquantized"], download)
             _load(compressed, int8_weights, download)
     return ImageNetClassifier(original), ImageNetClassifier(compressed)
-
-
-@contextmanager
-def _any_kernel() -> Iterator[None]:
-    """torch marks no int8 kernel as deterministic and refuses them where a process asks for such; integers add up."""
-    strict = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(False)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(strict)
 
 
 @contextmanager

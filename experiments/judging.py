@@ -9,11 +9,10 @@ import torch
 
 from dflare.classifiers import Classifier, Outputs, ask
 from dflare.triggers import Side, read_arrays
-from experiments.environment import file_hash
 from experiments.files import write_atomic
 from experiments.oracle import Oracle
+from experiments.weighing import model_bytes, model_hash, model_payload
 from repair.proof.evidence import Judgement
-from repair.proof.payload import payload_bytes
 
 LATENCY_QUESTIONS = 100
 """Single images a model is timed on, after ten to warm up."""
@@ -21,10 +20,13 @@ LATENCY_QUESTIONS = 100
 
 def judge(oracle: Oracle, model: Path, folder: Path) -> Judgement:
     """What the compressed model in a file does on clean and probe images; read back where it was judged before."""
-    path = folder / f"{file_hash(model)[:16]}.npz"
+    source = oracle.subject.source(model)
+    path = folder / f"{model_hash(source)[:16]}.npz"
     if not path.exists():
         buffer = io.BytesIO()
-        answers = _answers(oracle, oracle.subject.pair(model).compressed) | {"payload": np.array(payload_bytes(model))}
+        answers = _answers(oracle, oracle.subject.pair(model).compressed)
+        payload = model_payload(source)
+        answers |= {} if payload is None else {"payload": np.array(payload)}
         np.savez_compressed(buffer, **answers)  # type: ignore[arg-type]
         write_atomic(path, buffer.getvalue())
     arrays = read_arrays(path)
@@ -32,9 +34,10 @@ def judge(oracle: Oracle, model: Path, folder: Path) -> Judgement:
         clean=arrays["clean"],
         correct=arrays["correct"],
         probe=arrays["probe"],
+        probe_labels=arrays["probe_labels"],
         milliseconds=arrays["milliseconds"],
-        bytes=model.stat().st_size,
-        payload=int(arrays["payload"]),
+        bytes=model_bytes(source),
+        payload=int(arrays["payload"]) if "payload" in arrays else None,
     )
 
 
@@ -50,12 +53,13 @@ def _answers(oracle: Oracle, classifier: Classifier) -> dict[str, np.ndarray]:
     milliseconds = _latency(classifier, judge_side.images)
     clean = ask(classifier, judge_side.images, "compressed")
     probe = torch.cat([ask(classifier, images, "compressed") for images in oracle.probe.chunks()])
-    labels = judge_side.labels
+    said, labels = Outputs(oracle.probe_scores, probe), judge_side.labels
     correct = clean.argmax(-1) == labels if labels is not None else torch.zeros(0, dtype=torch.bool)
     return {
         "clean": ~Outputs(oracle.clean(Side.judge), clean).deviates.numpy(),
         "correct": correct.numpy(),
-        "probe": ~Outputs(oracle.probe_scores, probe).deviates.numpy(),
+        "probe": ~said.deviates.numpy(),
+        "probe_labels": (said.labels[0] == said.labels[1]).numpy(),
         "milliseconds": milliseconds,
     }
 

@@ -41,7 +41,7 @@ def localise_round(settings: Localise, oracle: Oracle, model: Path, found: Trigg
         oracle.examples(found.images[: settings.triggers]),
         oracle.examples(clean),
         settings.method,
-        _original(oracle),
+        open_original(oracle),
         oracle.examples(boundary(oracle.original, clean)),
     )
     write_atomic(path, json.dumps(as_dict(ranking)) + "\n")
@@ -79,12 +79,12 @@ def between(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
     return (start * (1 - way) + end * way).round().clamp(0, 255).to(torch.uint8)
 
 
-def _original(oracle: Oracle) -> Trainable | None:
+def open_original(oracle: Oracle) -> Trainable | None:
     """The original opened for repair, None where it is no file or stays closed."""
     file = oracle.subject.files.get("original")
     if file is None:
         return None
     try:
-        return open_trainable(file)
+        return open_trainable(file, oracle.subject.sources["original"].interface)
     except InputError:
         return None

@@ -21,7 +21,7 @@ from experiments.devices import Placer, device_of
 from experiments.greeting import greeted
 from experiments.opening import WHICH, Source, check_runtimes, source_of
 from experiments.subject import Subject
-from repair.recipes import find_recipe
+from repair.outputs.recipes import check_recipe
 
 FAST_DEV_IMAGES = 400
 """Of each official split, with `fast_dev`: enough to see that everything runs."""
@@ -42,7 +42,7 @@ def _subject(settings: Config, progress: bool, allow_code: bool) -> Subject:
     name = settings.pair.name
     if name is None:
         sources = _own_sources(settings, allow_code)
-        opened = {(which, "ask"): source.open() for which, source in sources.items()}
+        opened = {(which, "ask"): source.open_shown() for which, source in sources.items()}
         data = _load(settings, settings.data.name, _largest(opened.values()))
         subject = _of_sources(settings.run_dir or "pair", sources, _sides(settings, data), data)
         return replace(subject, opened=dict(opened))
@@ -104,11 +104,13 @@ def _check_names(settings: Config) -> None:
     check_runtimes(settings.verify.runtimes, formats)
     check_split((settings.split.train, settings.split.validate, settings.split.judge))
     find_strategy(settings.search.strategy)
+    if settings.search.other_strategy is not None:
+        find_strategy(settings.search.other_strategy, "search.other_strategy")
     search = settings.search
     Limits(search.max_l_inf, search.max_l_2, search.min_ssim)
     if settings.search.mutations is not None:
         resolve(settings.search.mutations)
-    find_recipe(settings.repair.recipe)
+    check_recipe(settings.repair.recipe)
 
 
 def cache_folder() -> Path:

@@ -13,6 +13,7 @@ from dflare.models.origins import is_reference
 from experiments.config import Models, ModelSettings, Pair
 
 if TYPE_CHECKING:
+    from dflare.classifiers import Classifier
     from dflare.models.shown import Shown
 
 ALLOW_CODE = "--allow-code"
@@ -23,6 +24,9 @@ AS_IT_SAYS = Interface()
 
 WHICH = ("original", "compressed")
 
+HEAD_FILE = "head.npz"
+"""What an output repair leaves in a folder: the head that stands behind the model handed in."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -32,6 +36,7 @@ class Source:
     interface: Interface = AS_IT_SAYS
     weights: Path | None = None  # of a module:function
     allow_code: bool = False
+    head: Path | None = None  # of an output repair, behind the model
 
     @property
     def file(self) -> Path | None:
@@ -39,14 +44,24 @@ class Source:
         return None if is_reference(self.where) else Path(self.where)
 
     def at(self, path: Path) -> "Source":
-        """Another file that is shown images like this one."""
+        """Another file that is shown images like this one; for a head this very model with it behind."""
+        if path.name == HEAD_FILE:
+            return replace(self, head=path)
         return replace(self, where=str(path), weights=None)
 
-    def open(self, runtime: str = "default") -> "Shown":
-        """The model, freshly opened, under the kernels of a runtime where its format has them.
+    def open(self, runtime: str = "default") -> "Classifier":
+        """The model with its head, freshly opened, under the kernels of a runtime where its format has them.
 
         Raises `InputError` for what cannot be opened.
         """
+        if self.head is None:
+            return self.open_shown(runtime)
+        from repair.outputs.repaired import corrected
+
+        return corrected(self.open_shown(runtime), self.head)
+
+    def open_shown(self, runtime: str = "default") -> "Shown":
+        """The model without its head."""
         from dflare.models.opening import open_classifier
         from dflare.models.shown import Shown
         from dflare.models.usercode import call_reference
@@ -64,18 +79,22 @@ class Source:
         path = self.file
         if path is None:
             code = code_fingerprint(self.where, self.weights)
-            return [self.where, code["sha256"], code["external"], asdict(self.interface)]
-        return [file_hash(path), external_files(path, sniff(path)), asdict(self.interface)]
+            return [self.where, code["sha256"], code["external"], asdict(self.interface), *self._head_facts()]
+        return [file_hash(path), external_files(path, sniff(path)), asdict(self.interface), *self._head_facts()]
+
+    def _head_facts(self) -> list[str]:
+        return [] if self.head is None else [file_hash(self.head)]
 
     def to_json(self) -> dict[str, Any]:
         """The source as plain JSON, which `from_json` takes back."""
-        return asdict(self) | {"weights": None if self.weights is None else str(self.weights)}
+        paths = {"weights": self.weights, "head": self.head}
+        return asdict(self) | {name: None if path is None else str(path) for name, path in paths.items()}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> "Source":
         """The source that `to_json` wrote."""
-        weights = None if value["weights"] is None else Path(value["weights"])
-        return Source(**value | {"interface": Interface(**value["interface"]), "weights": weights})
+        paths = {name: None if value[name] is None else Path(value[name]) for name in ("weights", "head")}
+        return Source(**value | {"interface": Interface(**value["interface"]), **paths})
 
 
 def is_code(where: str) -> bool:

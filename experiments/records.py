@@ -4,9 +4,10 @@ from typing import Any
 
 from dflare.shards import read_endings
 from dflare.triggers import Side
+from experiments.bit_controls import gains
 from experiments.run import Run
 from experiments.trial import Model
-from repair.proof import evidence
+from repair.proof import evidence, metrics
 
 NOTHING_KEPT = "No repair was kept, so there is none to hold against a placebo."
 
@@ -20,7 +21,8 @@ def record(
     """
     first, new = run.triggers(range(1), Side.judge), run.triggers(range(number, number + 1), Side.judge)
     earlier = run.triggers(range(number), Side.judge)
-    held_out = {"generalization": first, "generalization_new": new, "earlier": earlier}
+    headline = {"generalization": first, "generalization_other": run.other_triggers()}
+    held_out = {**headline, "generalization_new": new, "earlier": earlier}
     trained = run.triggers(range(number + 1), Side.train)
     figures = run.bench.figures(start, end, held_out, trained)
     beside = {
@@ -29,14 +31,24 @@ def record(
     }
     beats, words = None, NOTHING_KEPT
     if (placebo := controls["placebo"]) is not None:
-        beats, words = run.bench.verdict(start, end, placebo, first, (figures, beside["placebo"]))
+        paired = run.bench.paired(start, end, placebo, headline)
+        beats, words = metrics.beats_placebo(figures, beside["placebo"], paired)
+        figures["repair"]["probe_placebo_mcnemar_p"] = paired["probe_mcnemar_p"]
+    gained = gains(run.bench, start, end, controls, headline, (figures, beside.get("eight_bit") or {}))
+    words += f" {gained['words']}" if gained is not None else ""
+    for block in (figures, *beside.values()):
+        if block is not None and run.other is not None:
+            block["repair"]["other_strategy"] = run.settings.search.other_strategy
     figures["search"] |= _searches(run, start)
     cost = run.bench.cost(start, end, seconds)
-    return {**figures, "cost": cost, **beside, "beats_placebo": beats, "beats_placebo_words": words}
+    verdict = {"gains": gained, "beats_placebo": beats, "beats_placebo_words": words}
+    return {**figures, "cost": cost, **beside, **verdict}
 
 
 def _searches(run: Run, start: Model) -> dict[str, Any]:
-    """The searches against the model at the start, a side each."""
+    """The searches against the model at the start, a side each; `other` is that of round 0 by another strategy."""
     budget, seed, endings = run.settings.search.max_queries, run.settings.seed, read_endings(start.search)
     sides = {"before": Side.judge, "train": Side.train, "validate": Side.validate}
-    return {name: evidence.search_figures(endings.side(side), budget, seed) for name, side in sides.items()}
+    found = {name: evidence.search_figures(endings.side(side), budget, seed) for name, side in sides.items()}
+    other = evidence.search_figures(read_endings(run.other), budget, seed) if run.other is not None else None
+    return {**found, "other": other}

@@ -14,14 +14,24 @@ from torch import Tensor
 from dflare.classifiers import Outputs, ask
 from dflare.errors import InputError
 from dflare.triggers import Side, TriggerSet
+from experiments.clustering import features_of
 from experiments.config import Config
 from experiments.files import read_json, write_atomic
+from experiments.localising import open_original
+from experiments.opening import HEAD_FILE
 from experiments.oracle import Oracle
 from experiments.terminal import quiet
+from repair.compression import Compressed
 from repair.data import Examples, Mixture, RepairData
 from repair.fit import Fitted, Schedule, fit, fit_steps
+from repair.integers.bias_correction import CORRECTIONS
 from repair.opening import open_trainable
+from repair.outputs.recipes import OUTPUT_RECIPES
 from repair.recipes import BALANCES, Recipe, find_recipe
+from repair.trainable import Trainable
+
+CORRECTED = 1000
+"""Clean images of the train side by which a model is corrected before its training."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,7 @@ class Training:
     triggers: int
     free: list[str] = field(default_factory=list)  # the weights that could move
     recipe: dict[str, Any] = field(default_factory=dict)  # its parts, also where a file held them
+    head: dict[str, Any] = field(default_factory=dict)  # of an output repair: its kind, bytes and microseconds
 
 
 def train_model(
@@ -62,14 +73,19 @@ def train_model(
     loss makes of an image (a weight by margin, a hinge) it makes of the image it is given, under the same total
     weight. Without `found` labels are what the original says, and the balance is that of the images themselves.
     """
-    target = folder / f"model{start.suffix}"
+    target = folder / model_name(settings.repair.recipe, start)
     if (folder / "training.json").exists() and target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True)
+    if settings.repair.recipe in OUTPUT_RECIPES:
+        from experiments.output_repair import train_head
+
+        return train_head(settings, oracle, target, images, seed, steps)
     began = time.monotonic()
-    options, trainable = settings.repair, open_trainable(start, oracle.subject.source(start).interface)
-    recipe, (learn, watch) = find_recipe(options.recipe), images
+    options, recipe, (learn, watch) = settings.repair, find_recipe(settings.repair.recipe), images
+    trainable = open_trainable(start, oracle.subject.source(start).interface, recipe.scales)
     if len(learn) and steps != 0:
+        _correct(recipe, oracle, trainable)
         schedule = Schedule(
             options.steps,
             learning_rate,
@@ -78,6 +94,7 @@ def train_model(
             oracle.subject.placer.device,
             progress=not quiet(),
             precision=settings.trainer.precision,
+            strategy=settings.trainer.strategy,
         )
         groups = _groups(recipe, oracle, start, learn, found)
         data = _data(settings, recipe, oracle, _labelled(oracle, learn, found), watch, seed, groups)
@@ -87,13 +104,34 @@ def train_model(
         else:
             fitted = fit_steps(trainable, data, recipe, schedule, steps, free)
     else:
-        fitted = Fitted({name: weight.detach() for name, weight in trainable.module.named_parameters()}, 0, None)
+        unmoved = Compressed(trainable.module, trainable.plan).weights()
+        fitted = Fitted({name: weight.detach() for name, weight in unmoved.items()}, 0, None)
     trainable.write(fitted.weights, target)
     trainable.check(target)
     seconds = time.monotonic() - began
     training = Training(fitted.steps, fitted.score, seconds, len(learn), list(fitted.free), recipe.parts())
     write_atomic(folder / "training.json", json.dumps(asdict(training)) + "\n")
     return target
+
+
+def _correct(recipe: Recipe, oracle: Oracle, trainable: Trainable) -> None:
+    """What the recipe corrects before the training, by clean images and the original's own layers."""
+
+    def original() -> Trainable:
+        opened = open_original(oracle)
+        if opened is None:
+            raise InputError(
+                f"correction={recipe.correction} of the repair's recipe needs an original in an .onnx or .pt2 file; "
+                "set correction to none"
+            )
+        return opened
+
+    CORRECTIONS[recipe.correction](trainable, original, oracle.subject.sides[Side.train].images[:CORRECTED])
+
+
+def model_name(recipe: str, start: Path) -> str:
+    """The name of the file that a recipe makes of the model `start`: in its format, or the head behind it."""
+    return HEAD_FILE if recipe in OUTPUT_RECIPES else f"model{start.suffix}"
 
 
 def read_training(folder: Path) -> Training:
@@ -137,7 +175,8 @@ def _groups(recipe: Recipe, oracle: Oracle, start: Path, images: Tensor, found: 
     balance = BALANCES[recipe.balance]
     if balance is None:
         return None
-    if found is not None:
-        return balance(found.outputs)
+    if found is not None:  # of the triggers, for the placebo too
+        return balance(found.outputs, lambda: features_of(oracle, found.images))
     pair = oracle.subject.pair(start)
-    return balance(Outputs(ask(pair.original, images, "original"), ask(pair.compressed, images, "compressed")))
+    outputs = Outputs(ask(pair.original, images, "original"), ask(pair.compressed, images, "compressed"))
+    return balance(outputs, lambda: features_of(oracle, images))

@@ -15,9 +15,11 @@ from dflare.errors import InputError
 from experiments.files import parse_json, read_json, read_lines, write_atomic
 from experiments.gate import judge_gate
 from experiments.pictures import write_pictures
+from experiments.report_clusters import clusters_of
 from experiments.report_layers import layers_of
 from experiments.report_markdown import ALL_ROLLED_BACK, markdown
 from experiments.report_models import models_of, runtime_warnings
+from experiments.report_precision import precision_of
 from experiments.report_rows import comparison, short
 from experiments.report_schema import conform
 from experiments.report_verification import add_verification, doubts
@@ -107,7 +109,8 @@ def _rounds(path: Path) -> list[dict[str, Any]]:
     rounds = [conform(parse_json(line, where), "Round", where) for where, line in names if line.strip()]
     folders = [path.parent / f"round-{number:02d}" for number in range(len(rounds))]
     return [
-        {**add_verification(entry, folder / "triggers"), "layers": layers_of(folder)}
+        {**add_verification(entry, folder), "layers": layers_of(folder), "clusters": clusters_of(folder)}
+        | {"precision": precision_of(folder)}
         for entry, folder in zip(rounds, folders, strict=True)
     ]
 

@@ -5,8 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.pictures import Picture
+from experiments.report_changes import change_words
+from experiments.report_clusters import cluster_section
 from experiments.report_layers import layer_section
 from experiments.report_models import ELSEWHERE, continued_at, model_section
+from experiments.report_precision import precision_section
 from experiments.report_rows import SHARE, comparison, dig, full, short
 from experiments.report_text import escape, fenced, table
 from experiments.report_verification import HEADER, verification_rows
@@ -22,9 +25,12 @@ SEARCHES = (
     ("train", ("search", "train")),
     ("validate", ("search", "validate")),
     ("judge, before", ("search", "before")),
+    ("judge, by another strategy", ("search", "other")),
     ("judge, after", ("search", "after")),
     ("judge, placebo", ("placebo", "search", "after")),
     ("judge, no-op", ("noop", "search", "after")),
+    ("judge, bits alone", ("bits", "search", "after")),
+    ("judge, placebo without the bits", ("eight_bit", "search", "after")),
 )
 COUNTS = ("seeds", "found", "already", "unconfirmed", "tied", "censored", "timed_out")
 
@@ -37,7 +43,9 @@ def markdown(report: Mapping[str, Any], pictures: Sequence[Picture], settings: s
         _verdict(report),
         _comparison(headline) if headline else [],
         _rounds(report["rounds"]),
+        precision_section(report["rounds"], headline),
         layer_section(report["rounds"]),
+        cluster_section(report["rounds"]),
         _searches(report["rounds"], headline),
         _verifications(report["rounds"]),
         _pictures(pictures),
@@ -75,9 +83,9 @@ def _comparison(headline: Mapping[str, Any]) -> list[str]:
     lines += table(["figure", "before", "after", "placebo", "no-op"], rows)
     original = dig(headline, "accuracy", "original")
     lines += [f"Accuracy of the original: {full(SHARE, original)}.", ""] if short(SHARE, original) != "–" else []
-    tests = {"clean": dig(headline, "repair", "mcnemar_p"), "probe": dig(headline, "repair", "probe_mcnemar_p")}
-    found = [f"{name} images: p = {p:.2g}" for name, p in tests.items() if p is not None]
-    lines += [f"McNemar's test of what changed, {'; '.join(found)}.", ""] if found else []
+    for words in change_words(headline):
+        lines += [f"- {words}"]
+    lines += [""]
     lengths = dig(headline, "repair", "probe_by_length") or {}
     places = ("before", "after")
     by_length = [(escape(key), *(full(SHARE, pair[when]) for when in places)) for key, pair in lengths.items()]

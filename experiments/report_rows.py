@@ -49,6 +49,7 @@ def comparison(outcome: Mapping[str, Any]) -> list[Row]:
     rows = [
         look.repair("efficacy: training triggers repaired", "efficacy"),
         look.repair("generalization: held-out triggers repaired", "generalization"),
+        look.repair(f"held-out triggers of another search{_by(outcome)}", "generalization_other"),
         look.repair("held-out triggers found by this round repaired", "generalization_new"),
         look.repair("held-out triggers of earlier rounds repaired", "earlier"),
         look.search("fresh search: success rate", SHARE, "success_rate"),
@@ -60,12 +61,29 @@ def comparison(outcome: Mapping[str, Any]) -> list[Row]:
         look.repair("clean images: fixed", "fixed"),
         look.repair("clean images: net (fixed - broken)", "net"),
         look.repair("probe: deviation rate", "probe_after", "probe_before"),
+        *(
+            [look.repair("probe: labels differ, ties included", "probe_labels_after", "probe_labels_before")]
+            * _tied(outcome)
+        ),
         look.row("accuracy", SHARE, (accuracy, "before"), (accuracy, "after")),
         look.cost("bytes of the file", "bytes", "bytes"),
         look.cost("bytes of the weights in use", "bytes", "payload"),
         look.cost("latency of one image", "milliseconds", "latency"),
     ]
     return [row for row in rows if any(cell is not None and cell.get("value") is not None for cell in row.cells)]
+
+
+def _tied(outcome: Mapping[str, Any]) -> bool:
+    """Whether some probe images of the repair have differing labels and still do not deviate."""
+    pairs = [
+        [dig(outcome, "repair", f"{name}_{when}") for name in ("probe", "probe_labels")] for when in ("before", "after")
+    ]
+    return any(rate and labels and rate["value"] != labels["value"] for rate, labels in pairs)
+
+
+def _by(outcome: Mapping[str, Any]) -> str:
+    name = dig(outcome, "repair", "other_strategy")
+    return f" ({name})" if name else ""
 
 
 class Lookup:

@@ -1,6 +1,7 @@
 """What verification.json of a round says, in words and for the report. Imports no model code."""
 
 from collections.abc import Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ HEADER = (
 )
 
 
+PLACES = {"verification": ("triggers", ""), "other_verification": ("triggers-other", ", held out by another strategy")}
+"""Key in `search` -> the folder whose triggers were verified, and what a reader is told of them."""
+
+
 def verification_of(folder: Path) -> dict[str, Any] | None:
     """The verification of the triggers in a folder, None where there is none.
 
@@ -32,11 +37,12 @@ def verification_of(folder: Path) -> dict[str, Any] | None:
 
 
 def add_verification(entry: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A Round with the verification of its triggers at `search.verification`, where there is one."""
-    verification = verification_of(folder)
-    if verification is None:
+    """A Round with the verifications of the triggers in its folder at their places in `search`, where there are any."""
+    found = {key: verification_of(folder / name) for key, (name, _) in PLACES.items()}
+    found = {key: verification for key, verification in found.items() if verification is not None}
+    if not found:
         return entry
-    search: dict[str, Any] = conform({**(entry["search"] or {}), "verification": verification}, "Searches", str(folder))
+    search: dict[str, Any] = conform({**(entry["search"] or {}), **found}, "Searches", str(folder))
     return {**entry, "search": search}
 
 
@@ -65,7 +71,7 @@ def verification_rows(rounds: Iterable[Mapping[str, Any]]) -> list[tuple[str, ..
     """The cells below `HEADER`, one row a round and runtime."""
     return [
         (
-            f"round {entry['round']}, {name}",
+            f"round {entry['round']}{which}, {name}",
             asked["original"],
             asked["compressed"],
             f"{asked['deviates']['n']:,}",
@@ -73,20 +79,21 @@ def verification_rows(rounds: Iterable[Mapping[str, Any]]) -> list[tuple[str, ..
             *(short(SHARE, asked[f"{model}_changed"]) for model in ("original", "compressed")),
         )
         for entry in rounds
-        for name, asked in (dig(entry, "search", "verification", "runtimes") or {}).items()
+        for key, (_, which) in PLACES.items()
+        for name, asked in (dig(entry, "search", key, "runtimes") or {}).items()
     ]
 
 
 def doubts(rounds: Iterable[Mapping[str, Any]]) -> list[str]:
     """A sentence for each round whose triggers do not all deviate by default, or one of whose models is no function."""
     found = []
-    for entry in rounds:
-        verification = dig(entry, "search", "verification")
+    for entry, (key, (_, which)) in product(rounds, PLACES.items()):
+        verification = dig(entry, "search", key)
         if verification is None or not verification["triggers"]:
             continue
         default = verification["runtimes"].get("default")
         if _changes(verification) or (default is not None and _count(default, "deviates") < verification["triggers"]):
-            found.append(f"Round {entry['round']}: {words(verification)}.")
+            found.append(f"Round {entry['round']}{which}: {words(verification)}.")
     return found
 
 

@@ -17,6 +17,7 @@ from experiments.config import Config
 from experiments.continuing import added, check_contents, warnings_of
 from experiments.environment import environment
 from experiments.files import append_line, parse_json, read_json, read_lines, write_atomic
+from experiments.rollback import check_decided
 from experiments.settings import as_dict, read_yaml, to_yaml
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def open_run(settings: Config) -> Iterator[RunFolder]:
         _wait_for_workers(folder)
         if known.exists():
             _compare(known, settings)
+            if (folder / "rounds.jsonl").exists():
+                check_decided(folder, RunFolder(folder).rounds(), settings.gate.max_drawdown)
         for leftover in [path for path in folder.rglob(".*.tmp*") if path.is_file()]:  # of a killed process
             leftover.unlink()
         try:

@@ -42,6 +42,7 @@ class Task(NamedTuple):
     seed: int
     left: Tensor  # (n,) int64, ids of the seeds that no worker has searched yet
     label: str
+    strategy: str
 
 
 def search_side(
@@ -53,16 +54,18 @@ def search_side(
     seed: int,
     label: str,
     crew: Crew = ALONE,
+    strategy: str | None = None,
 ) -> None:
     """Search a side's first seeds for deviations of a compressed model; chains already in the folder are kept.
 
-    The leader calls it; the other workers are told. Raises `OutOfTime` when `search.max_seconds` is over,
-    `LostWorker` when a worker is gone, and what was wrong in another worker's share.
+    `strategy` stands in for `search.strategy`. The leader calls it; the other workers are told. Raises `OutOfTime`
+    when `search.max_seconds` is over, `LostWorker` when a worker is gone, and what was wrong in another's share.
     """
     options, ids = settings.search, side_seeds(subject, settings, side).ids
     folder.mkdir(parents=True, exist_ok=True)
     done = read_endings(folder).side(side).seeds
-    task = crew.tell(Task(model, folder, side, seed, ids[~torch.isin(ids, done)], label))
+    left, name = ids[~torch.isin(ids, done)], strategy or options.strategy
+    task = crew.tell(Task(model, folder, side, seed, left, label, name))
     late = search_share(subject, settings, task, crew.place)
     outcomes = crew.hear(Outcome(late))
     for outcome in outcomes:
@@ -80,7 +83,7 @@ def search_side(
 
 def search_share(subject: Subject, settings: Config, task: Task, place: Place) -> bool:
     """Search one worker's share of the seeds that are left, into its own shards; whether time ran out."""
-    model, folder, side, seed, left, label = task
+    model, folder, side, seed, left, label, strategy = task
     options, seeds = settings.search, side_seeds(subject, settings, side)
     size = options.batch_size or fitting_batch(seeds.images)
     shards = Shards(folder, place.rank, size)
@@ -89,7 +92,7 @@ def search_share(subject: Subject, settings: Config, task: Task, place: Place) -
     start = time.monotonic()
     pair = subject.pair(model)
     search = Search(
-        _kernel(pair, subject, settings, model, subject.sides[side], size),
+        _kernel(strategy, pair, subject, settings, model, subject.sides[side], size),
         pair,
         subject.pair(model, "confirm"),
         seed,
@@ -123,10 +126,12 @@ def _see_all(folder: Path, side: Side, ids: Tensor) -> None:
         time.sleep(1)
 
 
-def _kernel(pair: ModelPair, subject: Subject, settings: Config, model: Path | None, side: Seeds, size: int) -> Kernel:
+def _kernel(
+    strategy: str, pair: ModelPair, subject: Subject, settings: Config, model: Path | None, side: Seeds, size: int
+) -> Kernel:
     """The strategy's kernel; references are the side's own first images, so that no side learns from another."""
     options = settings.search
-    needed, references, gradients = find_strategy(options.strategy), None, None
+    needed, references, gradients = find_strategy(strategy), None, None
     if needed.references:
         references = References.ask(pair, side.images[: options.references], size)
     if needed.gradients:
@@ -134,7 +139,7 @@ def _kernel(pair: ModelPair, subject: Subject, settings: Config, model: Path | N
     limits = limits_of(options)
     hold = limits.hold if limits != Limits() else anywhere
     return make_kernel(
-        options.strategy,
+        strategy,
         options.mutations,
         hold=hold,
         references=references,

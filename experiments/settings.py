@@ -52,6 +52,7 @@ def complete(settings: Config) -> Config:
     if settings.run_dir is None:
         name = settings.pair.name or f"{Path(str(settings.pair.compressed)).parent.name}-{_stem(settings)}"
         settings.run_dir = f"runs/{name}"
+    settings.search.other_strategy = other_strategy(settings.search.strategy, settings.search.other_strategy)
     if settings.fast_dev:
         search, repair = settings.search, settings.repair
         search.seeds, search.validate_seeds, search.judge_seeds = (
@@ -60,7 +61,23 @@ def complete(settings: Config) -> Config:
         search.max_queries = min(20, search.max_queries)
         repair.steps, repair.validate_every = min(2, repair.steps), min(2, repair.validate_every)
         settings.probe.images = min(50, settings.probe.images)
+        repair.precision.images = min(50, repair.precision.images)
     return settings
+
+
+def other_strategy(strategy: str, other: str | None) -> str | None:
+    """The strategy that finds held-out triggers beside the repair's own; None for none.
+
+    `auto` is `boundary`, which walks between real images, and `dflare` where the repair's is of that kind already.
+    Raises `InputError` for the same strategy twice.
+    """
+    if other == "auto":
+        return "dflare" if strategy.startswith("boundary") else "boundary"
+    if other == strategy:
+        raise InputError(
+            f"search.other_strategy must be another strategy than search.strategy={strategy}, auto or null, got {other}"
+        )
+    return other
 
 
 def _check_models(models: Models, named: bool) -> None:
@@ -96,6 +113,10 @@ def check_ranges(settings: Config) -> None:
         ("repair.replay", repair.replay, 0, 1),
         ("repair.validate_every", repair.validate_every, 1, 2**31),
         ("repair.patience", repair.patience, 1, 2**31),
+        ("repair.precision.weights", repair.precision.weights, 0, 1),
+        ("repair.precision.max_bytes", repair.precision.max_bytes, 1, float("inf")),
+        ("repair.precision.max_latency", repair.precision.max_latency, 1, float("inf")),
+        ("repair.precision.images", repair.precision.images, 4, 2**31),
         ("probe.images", settings.probe.images, 1, 2**31),
         ("loop.rounds", settings.loop.rounds, 1, 10_000),
         ("gate.max_probe_rate", settings.gate.max_probe_rate, 0, 1),
@@ -114,12 +135,19 @@ def check_ranges(settings: Config) -> None:
         if value is not None and not low <= value <= high:
             ends = [str(end) if isinstance(end, int) else f"{end:g}" for end in (low, high)]
             raise InputError(f"{key} must be in [{ends[0]}, {ends[1]}], got {value:g}")
+    if settings.trainer.strategy != "auto" and settings.trainer.devices * settings.trainer.num_nodes > 1:
+        raise InputError(
+            f"trainer.strategy={settings.trainer.strategy} needs trainer.devices=1 and trainer.num_nodes=1: "
+            "a repair runs on the first worker alone, which would wait for the others"
+        )
     twice = [name for name in settings.verify.runtimes if settings.verify.runtimes.count(name) > 1]
     if twice:
         raise InputError(f"verify.runtimes names {twice[0]} twice, name it once")
     for key, name, choices in (
         ("search.choose", search.choose, ("random", "balanced")),
         ("localise.method", settings.localise.method, (None, "intervention", "gradient", "activation", "pareto")),
+        ("repair.precision.activations", repair.precision.activations, (None, "all", "chosen")),
+        ("repair.precision.choose", repair.precision.choose, ("greedy", "size", "chance")),
         ("trainer.accelerator", settings.trainer.accelerator, ("auto", "cpu", "gpu")),
         ("trainer.precision", settings.trainer.precision, ("32-true", "16-mixed", "bf16-mixed")),
     ):

@@ -15,6 +15,10 @@ from dflare.triggers import Side
 from experiments.devices import Placer
 from experiments.opening import Source
 from repair.opening import check_repairable
+from repair.outputs.recipes import OFFERED
+
+HANDED_IN = Path()
+"""In the place of a compressed model's file: the model handed in, where that is none."""
 
 MOST_OPEN = 12
 """Models kept open at once; the one opened first is closed for another."""
@@ -45,7 +49,8 @@ class Subject:
 
         Models are opened once for each purpose, so that those that confirm are never those that were searched.
         """
-        return ModelPair(self._open("original", purpose), self._open(model or "compressed", purpose))
+        asked = "compressed" if model is None or model == HANDED_IN else model
+        return ModelPair(self._open("original", purpose), self._open(asked, purpose))
 
     def _open(self, model: Path | str, purpose: str) -> Classifier:
         key = (str(model), purpose)
@@ -67,7 +72,8 @@ class Subject:
         """Where a compressed model comes from: a file that is shown images like the one handed in, None for that."""
         if "compressed" not in self.sources:
             return Source(str(model))
-        return self.sources["compressed"] if model is None else self.sources["compressed"].at(model)
+        handed_in = self.sources["compressed"]
+        return handed_in if model is None or model == HANDED_IN else handed_in.at(model)
 
     def fingerprints(self) -> dict[str, str]:
         """A hash of each side's image ids, by the side's name."""
@@ -80,6 +86,7 @@ class Subject:
         if "compressed" not in self.files:
             source = self.sources.get("compressed")
             name = f"the compressed model {source.where}" if source is not None else self.name
-            raise InputError(f"{name} is opened in memory and has no file to repair; it can only be searched")
+            how = f"repair its answers by {OFFERED}" if source is not None else "it can only be searched"
+            raise InputError(f"{name} is opened in memory and has no file to repair; {how}")
         check_repairable(self.files["compressed"])
         return self.files["compressed"]

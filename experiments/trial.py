@@ -94,16 +94,15 @@ class Bench:
             "seconds": seconds,
         }
 
-    def verdict(
-        self, start: Model, end: Model, placebo: Model, held_out: TriggerSet | None, figures: tuple[Any, Any]
-    ) -> tuple[bool | None, str]:
-        """Whether `end` beats `placebo`, both made from `start`; `figures` are those of both."""
+    def paired(
+        self, start: Model, end: Model, placebo: Model, held_out: Mapping[str, TriggerSet | None]
+    ) -> dict[str, Any]:
+        """`end` against `placebo`, both made from `start`, image by image, as `beats_placebo` takes it."""
         budget, seed = self.settings.search.max_queries, self.settings.seed
         ratio = evidence.queries_ratio(self.endings(placebo), self.endings(end), budget, seed)
-        triggers = self.agrees(end, held_out), self.agrees(placebo, held_out)
+        triggers = {key: (self.agrees(end, found), self.agrees(placebo, found)) for key, found in held_out.items()}
         judgements = self.judgement(end), self.judgement(placebo), self.judgement(start)
-        paired = evidence.paired_with_placebo(*judgements, triggers=triggers, groups=self._groups(), ratio=ratio)
-        return metrics.beats_placebo(figures[0], figures[1], paired)
+        return evidence.paired_with_placebo(*judgements, triggers=triggers, groups=self._groups(), ratio=ratio)
 
     def _original_accuracy(self) -> Figure:
         labels = self.oracle.subject.sides[Side.judge].labels

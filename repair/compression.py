@@ -80,16 +80,27 @@ class Compressed(nn.Module):
         self._answered = self._answer if shown is None else shown(self._answer)
 
     def weights(self) -> dict[str, Tensor]:
-        """The projected weights by parameter name; every other parameter as it is."""
-        latent = dict(self.model.named_parameters())
-        projected = {name: project(latent[name]) for name, project in zip(self.names, self.projections, strict=True)}
-        return latent | projected
+        """The projected weights by parameter name; every other parameter as it is.
+
+        A projection that follows others (a grid whose scale is trained) is given what those are projected to.
+        """
+        values: dict[str, Tensor] = dict(self.model.named_parameters())
+        plan = dict(zip(self.names, self.projections, strict=True))
+        for name in sorted(plan, key=lambda name: bool(_follows(plan[name]))):  # what is followed comes first
+            values[name] = plan[name](values[name], *(values[other] for other in _follows(plan[name])))
+        return values
 
     def forward(self, images: Tensor) -> Tensor:
         return self._answered(images)
 
     def _answer(self, values: Tensor) -> Tensor:
         return functional_call(self.model, self.weights(), values)
+
+
+def _follows(projection: object) -> tuple[str, ...]:
+    """The parameters behind whose projections one takes its own."""
+    found: tuple[str, ...] = getattr(projection, "follows", ())
+    return found
 
 
 def prune_by_magnitude(model: nn.Module, sparsity: float) -> Plan:

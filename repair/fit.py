@@ -6,24 +6,27 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from dflare.errors import InputError
 from repair import lightning
 from repair.anchor import Anchor
 from repair.compression import Compressed
 from repair.data import RepairData
 from repair.devices import CPU, on_device, trainer_options
 from repair.free import choose_free, freeze
+from repair.integers.rounding import ROUNDINGS, added
+from repair.keeping import LAST, SCORE, KeepBest, SaveLast
+from repair.layout import channels_last
 from repair.losses import make_loss
 from repair.module import Batch, Repair
 from repair.optimizers import OPTIMIZERS, SCHEDULES
+from repair.prefix import with_prefix
 from repair.recipes import Recipe
 from repair.trainable import Trainable
-
-SCORE = "validate/score"
-LAST = "last.ckpt"
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Schedule:
     device: torch.device | str = CPU  # "cpu", or "cuda:1"
     progress: bool = False
     precision: str = "32-true"  # of the training's arithmetic; also 16-mixed (on a GPU) and bf16-mixed
+    strategy: str = "auto"  # Lightning's, for that one device
 
 
 @dataclass(frozen=True)
@@ -58,31 +62,22 @@ def fit(
     logger: Logger | bool = False,
     free: Sequence[str] | None = None,
 ) -> Fitted:
-    """Train until the validate side's score stops rising, and return the best weights seen.
+    """Train until the validate side's score stops rising, and return the best weights seen (see `KeepBest`).
 
     `free` names the weights that may change, in place of the recipe's rule. Checkpoints go to `folder`; where it
     holds some, training continues from the last and ends as if never stopped.
     """
-    best = ModelCheckpoint(
-        folder,
-        "best",
-        monitor=SCORE,
-        mode="max",
-        save_top_k=1,
-        save_on_train_epoch_end=False,
-        enable_version_counter=False,  # a continued training writes over the one it repeats
-    )
+    best = KeepBest(folder)
     stop = EarlyStopping(SCORE, mode="max", patience=schedule.patience, check_on_train_epoch_end=False)
     names = _free(trainable, data, recipe, free)
-    module = _module(trainable, recipe, schedule)
-    trainer = _trainer(schedule, schedule.steps, [best, stop, _SaveLast(folder)], logger)
+    module, data = _module(trainable, recipe, schedule, data, names, schedule.steps, validate=True)
+    trainer = _trainer(schedule, schedule.steps, [best, stop, SaveLast(folder)], logger)
     last = folder / LAST
-    with on_device(module, torch.device(schedule.device)):
+    with on_device(module, torch.device(schedule.device)), channels_last(module.student, _shown(data)):
         lightning.run(trainer, module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
-    saved = torch.load(folder / "best.ckpt", weights_only=True, map_location="cpu")
-    module.load_state_dict(saved["state_dict"])
-    score = float(saved["callbacks"][best.state_key]["best_model_score"])
-    return Fitted(_weights(module), int(saved["global_step"]), score, names)
+    state, steps, score = best.read()
+    module.load_state_dict(state)
+    return Fitted(_weights(module), steps, score, names)
 
 
 def fit_steps(
@@ -98,23 +93,11 @@ def fit_steps(
     `free` names the weights that may change, in place of the recipe's rule: for a placebo, those of the repair.
     """
     names = _free(trainable, data, recipe, free)
-    module = _module(trainable, recipe, schedule)
+    module, data = _module(trainable, recipe, schedule, data, names, steps, validate=False)
     trainer = _trainer(schedule, steps, [], logger=False, validate=False)
-    with on_device(module, torch.device(schedule.device)):
+    with on_device(module, torch.device(schedule.device)), channels_last(module.student, _shown(data)):
         lightning.run(trainer, module, datamodule=data)
     return Fitted(_weights(module), steps, None, names)
-
-
-class _SaveLast(Callback):
-    """Keep the state at the start of the current epoch, the one moment from which Lightning continues exactly."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        temporary = self.folder / f".{LAST}.tmp"
-        trainer.save_checkpoint(temporary)
-        temporary.rename(self.folder / LAST)
 
 
 def _free(trainable: Trainable, data: RepairData, recipe: Recipe, free: Sequence[str] | None) -> tuple[str, ...]:
@@ -124,45 +107,72 @@ def _free(trainable: Trainable, data: RepairData, recipe: Recipe, free: Sequence
     return tuple(names)
 
 
-def _module(trainable: Trainable, recipe: Recipe, schedule: Schedule) -> Repair:
-    student = Compressed(trainable.module, trainable.plan, trainable.shown)
+def _module(
+    trainable: Trainable,
+    recipe: Recipe,
+    schedule: Schedule,
+    data: RepairData,
+    names: Sequence[str],
+    steps: int,
+    validate: bool,
+) -> tuple[Repair, RepairData]:
+    """What is trained and on what: from kept activations, where the beginning of the model is frozen."""
     minimised = make_loss(recipe.loss, recipe.options)
 
     def loss(scores: Tensor, batch: Batch) -> Mapping[str, Tensor]:
         return minimised(scores.float(), batch)  # 16 bits in mixed precision
 
-    return Repair(
+    trainable, penalty = ROUNDINGS[recipe.rounding](trainable, names, loss, data.mixture.__getitem__, schedule.steps)
+    student = Compressed(trainable.module, trainable.plan, trainable.shown)
+    if torch.device(schedule.device).type == "cpu" and schedule.precision == "32-true":
+        student, data = with_prefix(trainable, names, data, steps, validate)
+    anchor = Anchor(student, recipe.anchor) if recipe.anchor else None
+    module = Repair(
         student,
         loss,
         schedule.learning_rate * recipe.rate,
         SCHEDULES[recipe.schedule](schedule.steps),
         OPTIMIZERS[recipe.optimizer],
-        Anchor(student, recipe.anchor) if recipe.anchor else None,
+        added(penalty, anchor),
     )
+    return module, data
 
 
 def _trainer(
     schedule: Schedule, steps: int, callbacks: list[Callback], logger: Logger | bool, validate: bool = True
 ) -> pl.Trainer:
-    with lightning.quiet():
-        return pl.Trainer(
-            **trainer_options(torch.device(schedule.device), schedule.precision),
-            max_steps=steps,
-            max_epochs=-1,
-            callbacks=callbacks,
-            logger=logger,
-            log_every_n_steps=min(10, schedule.validate_every),
-            limit_val_batches=None if validate else 0,
-            num_sanity_val_steps=0,
-            reload_dataloaders_every_n_epochs=1,
-            enable_checkpointing=bool(callbacks),
-            enable_model_summary=False,
-            enable_progress_bar=schedule.progress,
-        )
+    options = trainer_options(torch.device(schedule.device), schedule.precision, schedule.strategy)
+    try:
+        with lightning.quiet():
+            return pl.Trainer(
+                **options,
+                max_steps=steps,
+                max_epochs=-1,
+                callbacks=callbacks,
+                logger=logger,
+                log_every_n_steps=min(10, schedule.validate_every),
+                limit_val_batches=None if validate else 0,
+                num_sanity_val_steps=0,
+                reload_dataloaders_every_n_epochs=1,
+                use_distributed_sampler=False,  # the order of the images is a function of the seed alone
+                enable_checkpointing=False,  # ours are callbacks; Lightning would add one of its own
+                enable_model_summary=False,
+                enable_progress_bar=schedule.progress,
+            )
+    except (ValueError, ImportError, MisconfigurationException) as error:  # a strategy that this machine lacks
+        said = str(error).strip().splitlines()[0].rstrip(".")
+        raise InputError(f"trainer.strategy={schedule.strategy} cannot be used here: {said}; set it to auto") from error
+
+
+def _shown(data: RepairData) -> Tensor:
+    """Two images as a student takes them."""
+    mixture = data.mixture
+    return (mixture.triggers if len(mixture.triggers) else mixture.clean).values(slice(0, 2))
 
 
 def _weights(module: Repair) -> dict[str, Tensor]:
     student = module.student
     assert isinstance(student, Compressed)
     with torch.no_grad():
-        return {name: weight.detach().cpu().clone() for name, weight in student.weights().items()}
+        weights = {name: weight.detach().cpu() for name, weight in student.weights().items()}
+    return {name: weight.clone(memory_format=torch.contiguous_format) for name, weight in weights.items()}

@@ -1,6 +1,6 @@
 """What a repair may change: which weights are free, by name of a rule; all others are frozen.
 
-A rule is a name, or a name with a number: `responsible:4`.
+A rule is a name, a name with a number, or several of these: `last`, `responsible:4`, `bias+limits`.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ from repair.compression import Compressed
 from repair.data import Examples
 from repair.last_layer import last_layer
 from repair.losses import imitation
-from repair.trainable import Trainable
+from repair.trainable import Scales, Trainable
 
 BATCH = 256
 """Triggers a backward pass of the ranking; it bounds memory and changes no ranking but by rounding."""
@@ -25,6 +25,7 @@ class Rule:
 
     choose: Callable[[Trainable, Examples, int], list[str]]
     counted: bool = False  # whether there is a number
+    scales: Scales = Scales.fixed  # what the file must be opened for
 
 
 def freeze(trainable: Trainable, names: Iterable[str]) -> None:
@@ -42,20 +43,31 @@ def choose_free(trainable: Trainable, rule: str, triggers: Examples) -> list[str
     The same model, rule and triggers give the same names. Raises `InputError` for an unknown rule and for one that
     frees nothing in this model.
     """
-    name, count = read_rule(rule)
-    chosen = set(FREE[name].choose(trainable, triggers, count))
-    free = [name for name in _movable(trainable) if name in chosen]
+    chosen = {name for part, count in read_rule(rule) for name in FREE[part].choose(trainable, triggers, count)}
+    free = [name for name, _ in trainable.module.named_parameters() if name in chosen]
     if not free:
         raise InputError(f"free={rule} of the repair's recipe names no weight of this model; set free to all")
     return free
 
 
-def read_rule(rule: str) -> tuple[str, int]:
-    """Name and number of a rule, 0 where it has none; raises `InputError` for another one."""
+def scales_of(rule: str) -> Scales:
+    """Which scales a file must be opened for, so that a rule can free them."""
+    asked = {FREE[name].scales for name, _ in read_rule(rule)}
+    return next((which for which in (Scales.all, Scales.limits) if which in asked), Scales.fixed)
+
+
+def read_rule(rule: str) -> list[tuple[str, int]]:
+    """Names and numbers of a rule's parts, 0 where one has none; raises `InputError` for another one."""
+    return [_read_part(part) for part in rule.split("+")]
+
+
+def _read_part(rule: str) -> tuple[str, int]:
     name, colon, number = rule.partition(":")
     known = [f"{key}:k" if entry.counted else key for key, entry in FREE.items()]
     if name not in FREE or bool(colon) != FREE[name].counted:
-        raise InputError(f"free must be one of {', '.join(known)} with a number for k, got {rule!r}")
+        raise InputError(
+            f"free must be one of {', '.join(known)} with a number for k, or several with + between them, got {rule!r}"
+        )
     if not colon:
         return name, 0
     if not number.isdecimal() or int(number) < 1:
@@ -83,7 +95,9 @@ def by_gradient(trainable: Trainable, triggers: Examples) -> list[str]:
 
 
 def _movable(trainable: Trainable) -> list[str]:
-    return [name for name, weight in trainable.module.named_parameters() if weight.requires_grad]
+    """The weights that a gradient reaches; scales are none."""
+    found = [name for name, weight in trainable.module.named_parameters() if weight.requires_grad]
+    return [name for name in found if name not in trainable.scales]
 
 
 FREE: dict[str, Rule] = {
@@ -91,9 +105,13 @@ FREE: dict[str, Rule] = {
     "last": Rule(lambda trainable, triggers, count: last_layer(trainable, triggers.images)),
     "bias": Rule(
         lambda trainable, triggers, count: [
-            name for name, weight in trainable.module.named_parameters() if weight.ndim <= 1
+            name for name in _movable(trainable) if trainable.module.get_parameter(name).ndim <= 1
         ]
     ),
     "responsible": Rule(lambda trainable, triggers, count: by_gradient(trainable, triggers)[:count], counted=True),
+    "scales": Rule(lambda trainable, triggers, count: list(trainable.scales), scales=Scales.all),
+    "limits": Rule(lambda trainable, triggers, count: list(trainable.limits), scales=Scales.limits),
 }
-"""Name -> rule. `bias`: biases and the scales of normalisations; `responsible:k`: the k first of `by_gradient`."""
+"""Name -> rule. `bias`: biases and the scales of normalisations; `responsible:k`: the k first of `by_gradient`;
+`scales`: those of quantised weights and activations; `limits`: those of activations, where a fixed zero point makes the
+scale the clipping limit."""

@@ -37,11 +37,22 @@ def hinge(scores: Tensor, batch: Batch, *, margin: float = 1.0, fidelity: float 
     `margin` (in scores, >= 0): what is repaired is left alone. `fidelity` (>= 0) weighs staying as the original is.
     """
     right = batch.targets.argmax(-1, keepdim=True)
-    wrong = scores.scatter(-1, right, -torch.inf).amax(-1)
-    short = (margin + wrong - scores.gather(-1, right).squeeze(-1)).clamp(min=0)
+    short = _shortfall(scores, right, margin)
     entropy = -torch.special.xlogy(batch.targets, batch.targets).sum(-1)
     distance = F.cross_entropy(scores, batch.targets, reduction="none") - entropy
     return {"triggers": _mean(short, batch.is_trigger), "clean": fidelity * _mean(distance, ~batch.is_trigger)}
+
+
+def lead(scores: Tensor, batch: Batch, *, margin: float = 0.3, strength: float = 0.25) -> dict[str, Tensor]:
+    """Imitation + strength * max(0, margin + best wrong - right), the hinge on triggers and on clean images.
+
+    For students with few weights, which cannot follow the original's probabilities everywhere: the hinge spends what
+    they have on who leads. It bends the borders of students that can follow (a probe then deviates more, not less).
+    `margin` in scores, `strength` >= 0; right is what the original says.
+    """
+    said = imitation(scores, batch)
+    short = _apart(_shortfall(scores, batch.targets.argmax(-1, keepdim=True), margin), batch)
+    return said | {f"lead of {kind}": strength * term for kind, term in short.items()}
 
 
 def by_margin(scores: Tensor, batch: Batch, *, offset: float = 0.3) -> dict[str, Tensor]:
@@ -80,15 +91,35 @@ def calibrated(scores: Tensor, batch: Batch, *, strength: float = 1.0) -> dict[s
     return imitation(scores, batch) | {"calibration": strength * gap.abs().mean()}
 
 
+def soft(scores: Tensor, batch: Batch, *, temperature: float = 4.0) -> dict[str, Tensor]:
+    """Imitation of the original's probabilities at a temperature T > 0, times T^2 (Hinton et al., 2015, section 2).
+
+    p^(1/T), made to sum to 1, against the softmax of scores / T: above 1 the classes that the original nearly rules
+    out count more. T = 1 is `imitation`; for large T the slope becomes half that of `logits`. For networks of few bits:
+    Z. Shen et al., "S2-BNN: bridging the gap between self-supervised real and 1-bit neural networks via guided
+    distribution calibration" (CVPR 2021), teach theirs by a real one's distribution, without labels; their
+    contrastive learning is left out.
+    """
+    wanted = (batch.targets.clamp(min=LEAST).log() / temperature).softmax(-1)
+    each = temperature**2 * F.cross_entropy(scores / temperature, wanted, reduction="none")
+    return _apart(each, batch)
+
+
 LOSSES: dict[str, Callable[..., Mapping[str, Tensor]]] = {
     "imitation": imitation,
     "labels": labels,
     "hinge": hinge,
+    "lead": lead,
     "margin": by_margin,
     "logits": logits,
     "calibrated": calibrated,
+    "soft": soft,
 }
 """Name -> loss, which takes student scores (n, classes), a batch, and its own options by name."""
+
+
+POSITIVE = {"offset", "temperature"}
+"""Options that are divided by, by name."""
 
 
 def loss_options(name: str) -> dict[str, float]:
@@ -98,11 +129,20 @@ def loss_options(name: str) -> dict[str, float]:
 
 
 def make_loss(name: str, options: Mapping[str, float]) -> Loss:
-    """The loss of that name with some of its options set; raises `InputError` for options that it does not have."""
+    """The loss of that name with some of its options set; raises `InputError` for unknown ones and for those of 0."""
     if unknown := sorted(set(options) - set(loss_options(name))):
         known = ", ".join(loss_options(name)) or "none"
         raise InputError(f"options of the loss {name} must be some of: {known}; got {unknown[0]!r}")
+    for option in POSITIVE & set(options):
+        if not options[option] > 0:
+            raise InputError(f"options.{option} of the loss {name} must be above 0, got {options[option]}")
     return partial(LOSSES[name], **options)
+
+
+def _shortfall(scores: Tensor, right: Tensor, margin: float) -> Tensor:
+    """max(0, margin + best wrong score - right one), (n,) from scores (n, classes) and the right class (n, 1)."""
+    wrong = scores.scatter(-1, right, -torch.inf).amax(-1)
+    return (margin + wrong - scores.gather(-1, right).squeeze(-1)).clamp(min=0)
 
 
 def _apart(each: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -30,8 +30,13 @@ Descent = Callable[[list[nn.Parameter], float], torch.optim.Optimizer]
 
 
 def adam(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
-    """Adam (Kingma and Ba, 2015) with PyTorch's defaults."""
-    return torch.optim.Adam(parameters, lr=learning_rate)
+    """Adam (Kingma and Ba, 2015) with PyTorch's defaults, all in one kernel where it has one."""
+    return torch.optim.Adam(parameters, lr=learning_rate, fused=fused(parameters))
+
+
+def fused(parameters: list[nn.Parameter]) -> bool:
+    """Whether PyTorch has optimisers in one kernel for all of these: floats on CPUs and NVIDIA's or AMD's GPUs."""
+    return all(each.device.type in ("cpu", "cuda") and each.is_floating_point() for each in parameters)
 
 
 class Repair(pl.LightningModule):
@@ -59,8 +64,22 @@ class Repair(pl.LightningModule):
         terms = dict(self.loss(self.student(batch.images), batch))
         if self.anchor is not None:
             terms["anchor"] = self.anchor(self.student)
-        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
+        if self._is_written():
+            self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
         return torch.stack(list(terms.values())).sum()
+
+    def _is_written(self) -> bool:
+        """Whether a logger writes this step down; collecting what none does would take a third of a small step."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return bool(self.trainer.loggers) and every > 0 and (self.global_step + 1) % every == 0
+
+    def on_train_start(self) -> None:
+        """Bring what an optimiser read from a checkpoint into its weights' memory layout, which fused ones rely on."""
+        for optimizer in self.trainer.optimizers:
+            for weight, state in optimizer.state.items():
+                for name, value in state.items():
+                    if isinstance(value, Tensor) and value.shape == weight.shape:
+                        state[name] = torch.empty_like(weight, dtype=value.dtype, requires_grad=False).copy_(value)
 
     def on_validation_epoch_start(self) -> None:
         self._agreed: dict[str, list[Tensor]] = {"triggers": [], "clean": []}
@@ -71,11 +90,13 @@ class Repair(pl.LightningModule):
         self._agreed["clean"].append(agrees[~batch.is_trigger])
 
     def on_validation_epoch_end(self) -> None:
-        """Log the shares of triggers and of clean images on which the student agrees, and their mean as the score."""
+        """Log the shares of triggers and of clean images on which the student agrees, their mean and its error."""
         shares = {name: torch.cat(parts).float() for name, parts in self._agreed.items()}
         present = {f"validate/{name}": share.mean() for name, share in shares.items() if len(share)}
         score = torch.stack(list(present.values())).mean()
-        self.log_dict(present | {"validate/score": score}, prog_bar=True)
+        spread = [share.var(unbiased=False) / len(share) for share in shares.values() if len(share)]
+        error = torch.stack(spread).sum().sqrt() / len(spread)
+        self.log_dict(present | {"validate/score": score, "validate/error": error}, prog_bar=True)
 
     def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
         parameters = [p for p in self.student.parameters() if p.requires_grad]

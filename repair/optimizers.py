@@ -5,17 +5,17 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from repair.module import Descent, adam
+from repair.module import Descent, adam, fused
 
 
 def sgd(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
     """Stochastic gradient descent with momentum 0.9 (Sutskever et al., 2013), as BIRDNN's retraining uses it."""
-    return torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9)
+    return torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, fused=fused(parameters))
 
 
 def adamw(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay 0.01 (Loshchilov and Hutter, 2019), which draws weights to zero."""
-    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, fused=fused(parameters))
 
 
 OPTIMIZERS: dict[str, Descent] = {"adam": adam, "sgd": sgd, "adamw": adamw}

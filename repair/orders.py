@@ -1,5 +1,6 @@
 """In which order a training sees its images: endless, and at every place a function of the seed and the place alone."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -15,6 +16,16 @@ class Order(Protocol):
     """Which of n items stand at places start … start + count - 1, (count,) int64."""
 
     def __call__(self, start: int, count: int) -> Tensor: ...
+
+
+class Balance(Protocol):
+    """The groups (n,) int64 of n triggers that are to weigh the same.
+
+    By what both models said of them, `outputs`, and what the original sees in them: `features` makes that, (n, f), and
+    is called only where it is needed.
+    """
+
+    def __call__(self, outputs: Outputs, features: Callable[[], Tensor] | None = None) -> Tensor: ...
 
 
 class Shuffled:
@@ -62,10 +73,22 @@ class Balanced:
         return items
 
 
-def label_pairs(outputs: Outputs) -> Tensor:
+def label_pairs(outputs: Outputs, features: Callable[[], Tensor] | None = None) -> Tensor:
     """A number for each (original's label, compressed label) among n images, (n,) int64 counted from 0."""
     original, compressed = outputs.labels
     return (original * outputs.original.shape[-1] + compressed).unique(return_inverse=True)[1]
+
+
+def kinds(outputs: Outputs, features: Callable[[], Tensor] | None = None) -> Tensor:
+    """The cluster of each of n images by its features, (n,) int64 counted from 0; those in no cluster are the last.
+
+    Without `features` by the original's log-probabilities. See `repair.clusters`.
+    """
+    from repair.clusters import find_clusters
+    from repair.features import log_probabilities
+
+    seen = log_probabilities(outputs.original.softmax(-1)) if features is None else features()
+    return find_clusters(seen).groups
 
 
 def _merged(members: list[Tensor]) -> list[Tensor]:

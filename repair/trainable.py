@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -14,6 +15,14 @@ LEAST = 1e-30
 """Probability below which a trained model's is taken for this, so that its logarithm has a gradient."""
 
 
+class Scales(Enum):
+    """Which scales of a quantised model are opened for training beside its weights."""
+
+    fixed = "none"
+    limits = "those of activations"
+    all = "those of activations and of weights"
+
+
 @dataclass(frozen=True)
 class Trainable:
     """A compressed model whose weights can move, and the way back into the format that it came in.
@@ -23,7 +32,8 @@ class Trainable:
     of it, or of anything that answers in its place: images in [0, 1] reach it as `interface` and `takes` say.
     `plan` names what must stay compressed. `write(weights, path)` puts projected weights, by parameter name, into a
     copy of the file. `check(path)` opens a written file again and raises `InputError` unless it is the same graph
-    with other weights, still compressed in the same way.
+    with other weights, still compressed in the same way. `scales` names the parameters that are scales of grids, of
+    which `limits` are activations'; only where the file was opened for them may they differ.
     """
 
     module: nn.Module
@@ -32,6 +42,8 @@ class Trainable:
     check: Callable[[Path], None]
     takes: Takes = field(default_factory=Takes)
     interface: Interface = field(default_factory=Interface)
+    scales: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
 
     def shown(self, model: Model) -> Shown:
         """A classifier of images in [0, 1] from a model that takes and answers what `module` does."""

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from dflare.errors import InputError
 from dflare.models.answers import scores_in
 from dflare.models.formats import sniff
 from dflare.models.interface import Takes
+from dflare.models.kernels import any_kernel
 from dflare.models.origins import in_run_folder
 
 
@@ -50,7 +52,8 @@ class TorchScriptModel:
     def __call__(self, values: Tensor) -> Tensor:
         program = self._opened()
         try:
-            answer = program(values.to(self._device))
+            with any_kernel() if self._device.type == "cpu" else nullcontext():  # programs may hold int8 kernels
+                answer = program(values.to(self._device))
         except Exception as error:  # torch.jit.Error is no RuntimeError
             raise InputError(f"the TorchScript program in {self.path} cannot be run: {_reason(error)}") from error
         return scores_in(answer, len(values), f"the TorchScript program in {self.path}").to(values.device)

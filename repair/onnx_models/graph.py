@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from dflare.errors import InputError
 from dflare.models.onnx_files import image_input
 from repair.compression import Projection, Quantized
+from repair.integers.scales import Rescaled, Scale
 from repair.onnx_models.node import Node, complete, last_uses, read_nodes, stored_tensors, with_float_grids
 from repair.onnx_models.operators import OPERATORS
 from repair.onnx_models.quantization import along_axis, dequantize
+from repair.onnx_models.scales import StoredScales
 from repair.onnx_models.weights import Weight, find_weights
 
 
@@ -22,15 +24,18 @@ class OnnxModule(nn.Module):
 
     Its parameters are the weights and biases, quantised ones as the real numbers that they stand for, together with
     `grids`: parameter name -> the integers allowed. `initializers` maps parameter names to names in the file.
+    The `scales` that are handed in become parameters as well, the logarithms that `Scale` takes, with no gradient
+    until they are set free; the attribute `scales` maps their names to names in the file.
     Everything else stays as it is. Raises `InputError` for operators, settings and types that it does not know.
     """
 
-    def __init__(self, model: ModelProto, path: Path) -> None:
+    def __init__(self, model: ModelProto, path: Path, scales: StoredScales = StoredScales()) -> None:  # noqa: B008 (frozen)
         super().__init__()
         self.path, self.input = path, image_input(model, path)
         self.output = model.graph.output[0].name
         self.initializers: dict[str, str] = {}
         self.grids: dict[str, Projection] = {}
+        self.scales: dict[str, str] = {}
         self._attributes: dict[str, str] = {}  # name in the graph -> name in this module
         self._small: dict[str, Tensor] = {}  # shapes, axes and the like: they stay on the CPU
         stored = stored_tensors(model)
@@ -39,6 +44,7 @@ class OnnxModule(nn.Module):
         self.nodes: list[Node] = []
         self._drop: list[list[str]] = []
         self.nodes = self._register_weights(list(find_weights(model.graph)), nodes, stored)
+        self._register_scales(scales, stored)
         self._register_constants(stored)
         self._drop = last_uses(self.nodes, self.output)
 
@@ -73,6 +79,23 @@ class OnnxModule(nn.Module):
                 real = torch.from_numpy(weight.values.copy())
             self.register_parameter(attribute, nn.Parameter(real))
         return nodes
+
+    def _register_scales(self, scales: StoredScales, stored: dict[str, np.ndarray]) -> None:
+        """Make parameters of scales, and let the grids of weights and int32 biases follow them."""
+        attributes: dict[str, str] = {}
+        for name in scales.names:
+            attributes[name] = attribute = self._free_name(name)
+            start = torch.from_numpy(stored[name].copy())
+            self.register_parameter(attribute, nn.Parameter(torch.zeros_like(start), requires_grad=False))
+            self.grids[attribute], self.scales[attribute] = Scale(start), name
+        self._attributes |= {name: attributes[name] for name in scales.limits}
+        followed = {name: (scale,) for name, scale in scales.weights.items()} | scales.biases
+        for attribute, name in self.initializers.items():
+            known = {attributes[scale]: stored[scale] for scale in followed.get(name, ()) if scale in attributes}
+            grid = self.grids.get(attribute)
+            if known and isinstance(grid, Quantized):
+                starts = {scale: torch.from_numpy(values.copy()) for scale, values in known.items()}
+                self.grids[attribute] = Rescaled(grid, starts, gain=name not in scales.biases)
 
     def _register_constants(self, stored: dict[str, np.ndarray]) -> None:
         used = {name for node in self.nodes for name in node.inputs} | {self.output}

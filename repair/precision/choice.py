@@ -12,6 +12,9 @@ Loss = Callable[[frozenset[str]], float]
 Affordable = Callable[[frozenset[str]], bool]
 """Whether a model with these tensors widened keeps within the budget."""
 
+Choice = Callable[[list[Names], Loss, Affordable], Iterator[frozenset[str]]]
+"""Groups of tensors, what they are worth and whether they can be paid for -> ever larger sets."""
+
 
 def greedy(
     groups: Sequence[Names], loss: Loss, affordable: Affordable = lambda tensors: True, look: int = 8

@@ -1,7 +1,7 @@
 """Mixed precision repair: which activations of an int8 ONNX model deserve 16 bits, and what that costs."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from dflare.classifiers import Classifier, Outputs, ask
 from dflare.errors import InputError
 from dflare.models.interface import Interface
 from dflare.models.opening import open_classifier
-from repair.precision.choice import Affordable, Loss, Names, greedy
-from repair.proof.intervals import Figure, share
+from repair.precision.choice import Choice, Names, greedy
+from repair.proof.intervals import Figure, Groups, Mask, share
 
 try:
     from repair.onnx_models.activations import grids
@@ -22,9 +22,6 @@ try:
     from repair.precision.latency import latencies
 except ImportError as missing:
     raise InputError(f'mixed precision needs {missing.name}: pip install "dflare[onnx]"') from missing
-
-Choice = Callable[[list[Names], Loss, Affordable], Iterator[frozenset[str]]]
-"""Groups of tensors, what they are worth and whether they can be paid for -> ever larger sets."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +33,12 @@ class Asked:
 
     @classmethod
     def of(cls, original: Classifier, images: Tensor) -> "Asked":
-        return cls(images, ask(original, images, "original"))
+        return cls(images, ask(original, images, "original") if len(images) else torch.zeros(0, 2))
 
     def outputs(self, compressed: Classifier) -> Outputs:
         """What both say; only the compressed model is asked."""
+        if not len(self.images):
+            return Outputs(self.original, self.original)
         return Outputs(self.original, ask(compressed, self.images, "compressed"))
 
 
@@ -77,8 +76,12 @@ class Bench:
     float_output: bool = False
     interface: Interface = field(default_factory=Interface)
     repeats: int = 100  # of the measurement of latency
+    threads: int | None = 1  # of a candidate that is asked; None: as many as the runtime takes
+    groups_of_probe: Groups | None = None  # (n,) the seed that each probe image was made from
     _losses: dict[frozenset[str], float] = field(default_factory=dict, repr=False)
     _judged: dict[Path, Step] = field(default_factory=dict, repr=False)
+    _wrong: dict[Path, Mask] = field(default_factory=dict, repr=False)
+    _latencies: dict[Path, float] = field(default_factory=dict, repr=False)
 
     def write(self, tensors: Iterable[str]) -> Path:
         """The file with these tensors widened; the same name for the same tensors."""
@@ -102,9 +105,15 @@ class Bench:
     def loss(self, tensors: frozenset[str]) -> float:
         """Mean KL divergence of the widened file from the original on the search's images, in nats."""
         if tensors not in self._losses:
-            outputs = self.search.outputs(self._opened(self.write(tensors)))
-            self._losses[tensors] = divergence(outputs)
+            path = self.write(tensors)
+            self._losses[tensors] = divergence(self.search.outputs(self._opened(path)))
+            self.forget(path)
         return self._losses[tensors]
+
+    def forget(self, path: Path) -> None:
+        """Remove a candidate unless it was judged: hundreds are tried, and those that are taken are written again."""
+        if path not in self._judged:
+            path.unlink(missing_ok=True)
 
     def step(self, tensors: frozenset[str]) -> Step:
         """The file with these tensors widened, opened again and judged."""
@@ -116,24 +125,39 @@ class Bench:
             return self._judged[path]
         model = self._opened(path)
         probe, triggers = self.probe.outputs(model), self.triggers.outputs(model)
+        self._wrong[path] = (probe.deviates | probe.tied).numpy()
+        groups = self.groups_of_probe
         self._judged[path] = Step(
             tuple(sorted(tensors)),
             path,
             path.stat().st_size,
             self.latency(path),
             divergence(self.search.outputs(model)),
-            share(probe.deviates.numpy()),
-            share((probe.deviates | probe.tied).numpy()),
+            share(probe.deviates.numpy(), groups),
+            share(self._wrong[path], groups),
             share((~triggers.deviates).numpy()),
         )
         return self._judged[path]
 
+    def wrong(self, step: Step) -> Mask:
+        """On which probe images a judged file's label is another than the original's, ties included, (n,) bool."""
+        return self._wrong[step.path]
+
     def latency(self, path: Path) -> float:
-        """Milliseconds for one image."""
-        return latencies([path], self.search.images[:1], self.interface, self.repeats)[0]
+        """Milliseconds for one image; measured once, in turns with the bench's own file, whose figure scales it.
+
+        So a load on the machine that comes and goes between two files does not make one of them look slow.
+        """
+        image = self.search.images[:1]
+        if self.path not in self._latencies:
+            self._latencies[self.path] = latencies([self.path], image, self.interface, self.repeats)[0]
+        if path not in self._latencies:
+            own, other = latencies([self.path, path], image, self.interface, self.repeats)
+            self._latencies[path] = self._latencies[self.path] * other / own
+        return self._latencies[path]
 
     def _opened(self, path: Path) -> Classifier:
-        return open_classifier(path, self.interface, threads=1)
+        return open_classifier(path, self.interface, threads=self.threads)
 
 
 def frontier(bench: Bench, budget: Budget = Budget(), choose: Choice = greedy) -> list[Step]:
@@ -150,7 +174,10 @@ def frontier(bench: Bench, budget: Budget = Budget(), choose: Choice = greedy) -
     def affordable(tensors: frozenset[str]) -> bool:
         path = bench.write(tensors)
         small = budget.max_bytes is None or path.stat().st_size <= budget.max_bytes
-        return small and (budget.max_latency_ms is None or bench.latency(path) <= budget.max_latency_ms)
+        if small and (budget.max_latency_ms is None or bench.latency(path) <= budget.max_latency_ms):
+            return True
+        bench.forget(path)
+        return False
 
     if not affordable(frozenset()):
         raise InputError(f"the budget {budget} must allow at least {bench.path} as it is")

@@ -1,5 +1,6 @@
 """When is a repair believed? The figures of DESIGN, section 5, from what models answered."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,10 @@ class Judgement:
     clean: Mask  # (n,) whether the pair agrees on each clean judge image
     correct: Mask  # (n,) whether its label is right; (0,) without labels
     probe: Mask  # (m,) whether the pair agrees on each probe image
+    probe_labels: Mask  # (m,) whether its two labels are the same; where they are not, a tie may still agree
     milliseconds: NDArray[np.float64]  # (k,) to answer one image, measured k times
-    bytes: int  # of the file
-    payload: int  # bytes of the weights in use
+    bytes: int | None  # of the file, and of the head behind it; None for code
+    payload: int | None  # bytes of the weights in use; None where the file does not tell
 
 
 def search_figures(endings: Endings, budget: int, seed: int) -> dict[str, Any]:
@@ -79,23 +81,34 @@ def change_figures(before: Judgement, after: Judgement, lengths: Ids, groups: Id
         "clean_agreement_after": metrics.share(after.clean),
         "probe_before": metrics.share(~before.probe, groups),
         "probe_after": metrics.share(~after.probe, groups),
+        "probe_labels_before": metrics.share(~before.probe_labels, groups),
+        "probe_labels_after": metrics.share(~after.probe_labels, groups),
         "probe_by_length": by_length,
         "probe_mcnemar_p": probe.mcnemar_p,
     }
 
 
 def paired_with_placebo(
-    repaired: Judgement, placebo: Judgement, start: Judgement, triggers: tuple[Mask, Mask], groups: Ids, ratio: Figure
-) -> dict[str, Figure]:
+    repaired: Judgement,
+    placebo: Judgement,
+    start: Judgement,
+    triggers: Mapping[str, tuple[Mask, Mask]],
+    groups: Ids,
+    ratio: Figure,
+) -> dict[str, Figure | float]:
     """Repair minus placebo on the same images, as `beats_placebo` takes it.
 
-    `triggers` holds whether the pair agrees on each held-out trigger after the repair and after the placebo;
-    `ratio` is queries per trigger after the repair / after the placebo.
+    `triggers` holds for each kind of held-out triggers (`generalization`, `generalization_other`) whether the pair
+    agrees on each after the repair and after the placebo; `ratio` is queries per trigger after the repair / after the
+    placebo. `probe_mcnemar_p` is McNemar's test of the two on the probe images, clustered by `groups`.
     """
     kept = [~(start.clean & ~judgement.clean) for judgement in (placebo, repaired)]
+    probe = metrics.paired_rates(placebo.probe, repaired.probe, groups)
+    repairs = {key: metrics.paired_rates(placebos, ours).net for key, (ours, placebos) in triggers.items()}
     return {
-        "generalization": metrics.paired_rates(triggers[1], triggers[0]).net,
-        "probe_after": _negative(metrics.paired_rates(placebo.probe, repaired.probe, groups).net),
+        **repairs,
+        "probe_after": _negative(probe.net),
+        "probe_mcnemar_p": probe.mcnemar_p,
         "drawdown": _negative(metrics.paired_rates(kept[0], kept[1]).net),
         "queries_ratio": ratio,
     }

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 
 from dflare.errors import InputError
-from repair.compression import Quantized
+from repair.compression import Projection
+from repair.integers.scales import Rescaled, Scale
 from repair.pt2_models.fake_quantize import fake_quantize_per_channel, fake_quantize_per_tensor
 from repair.pt2_models.grids import DEQUANTIZERS, QUANTIZERS, Step, find_weights, step_of
+from repair.pt2_models.scales import StoredScale, find_scales, say_scale
+from repair.trainable import Scales
 
 FAMILIES = ("quantized_decomposed.", "torchao.", "pt2e_quant.", "quantized.")
 """Beginnings of the names of operators that compute with integers in place of floats."""
@@ -26,12 +29,21 @@ def is_quantized(program: ExportedProgram) -> bool:
     return any(_operator(node).startswith(FAMILIES) for graph in graphs for node in graph.graph.nodes)
 
 
-def trainable_graph(program: ExportedProgram, path: Path) -> tuple[fx.GraphModule, dict[str, Quantized]]:
+class Graph(NamedTuple):
+    """A program as a module, what its parameters are projected by, and which of these are scales."""
+
+    module: fx.GraphModule
+    grids: dict[str, Projection]
+    scales: dict[str, StoredScale]
+
+
+def trainable_graph(program: ExportedProgram, path: Path, which: Scales = Scales.fixed) -> Graph:
     """The program as a module that answers as it does, bit for bit, and whose weights can be trained.
 
     Integer weights become float32 parameters of the same name, with their grids beside them; every quantiser of an
     activation, with its dequantiser, becomes a straight-through one. Biases of convolutions and linear layers are
-    trained also where the file marks them as frozen, as folding a normalisation into them does.
+    trained also where the file marks them as frozen, as folding a normalisation into them does. The scales asked for
+    become parameters too, the logarithms that `Scale` takes, with no gradient until they are set free.
     Raises `InputError`, which names `path`, for operators that a gradient cannot be led through.
     """
     graph = program.module()
@@ -41,6 +53,7 @@ def trainable_graph(program: ExportedProgram, path: Path) -> tuple[fx.GraphModul
         weights = find_weights(graph)
     except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
         raise _refusal(path, f"its weights cannot be dequantised, {str(error).strip().splitlines()[0]}") from error
+    scales = find_scales(graph, weights, which)
     for name, (weight, _) in weights.items():
         _delete(graph, name).register_parameter(name.rpartition(".")[2], nn.Parameter(weight))
     for node in _calls(graph, DEQUANTIZERS):
@@ -48,14 +61,24 @@ def trainable_graph(program: ExportedProgram, path: Path) -> tuple[fx.GraphModul
             _replace(graph, node, step_of(node).input)
     for node in _calls(graph, RANGES):
         _hold_back_gradients(graph, node)
+    for name, scale in scales.items():
+        if scale.weight is None:
+            _read_scale(graph, name, scale)
     for node in _calls(graph, QUANTIZERS):
         _pass_gradients(graph, node, path)
     _drop_unread(graph)
     for bias in _biases(graph):
         bias.requires_grad_(True)
+    for name, scale in scales.items():
+        graph.register_parameter(name, nn.Parameter(torch.zeros_like(scale.start), requires_grad=False))
     graph.graph.lint()
     graph.recompile()
-    return graph, {name: grid for name, (_, grid) in weights.items()}
+    grids: dict[str, Projection] = {name: grid for name, (_, grid) in weights.items()}
+    for name, scale in scales.items():
+        grids[name] = Scale(scale.start)
+        if scale.weight is not None:
+            grids[scale.weight] = Rescaled(weights[scale.weight][1], {name: scale.start}, gain=True)
+    return Graph(graph, grids, scales)
 
 
 def _calls(graph: fx.GraphModule, names: Collection[str]) -> list[fx.Node]:
@@ -91,6 +114,16 @@ def _pass_gradients(graph: fx.GraphModule, quantizer: fx.Node, path: Path) -> No
         with graph.graph.inserting_before(node):
             _replace(graph, node, graph.graph.call_function(function, args))
     graph.graph.erase_node(quantizer)
+
+
+def _read_scale(graph: fx.GraphModule, name: str, scale: StoredScale) -> None:
+    """Let quantisers and dequantisers read a parameter in place of the number that they hold."""
+    graph.register_parameter(name, nn.Parameter(scale.start.clone()))
+    nodes = [node for node in graph.graph.nodes if node.name in scale.nodes]
+    with graph.graph.inserting_before(nodes[0]):
+        reading = graph.graph.get_attr(name)
+    for node in nodes:
+        say_scale(node, reading)
 
 
 def _straight_through(step: Step) -> tuple[Callable[..., Any], tuple[Any, ...]]:

@@ -5,6 +5,7 @@ import re
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from zipfile import ZipFile
 
 import torch
@@ -14,16 +15,29 @@ from torch.export import ExportedProgram
 from dflare.errors import InputError
 from dflare.models.exported import load_program
 from repair.compression import Plan, Quantized
+from repair.pt2_models.scales import StoredScale
 
 
-def write_program(source: Path, weights: Mapping[str, Tensor], plan: Plan, target: Path) -> None:
+def write_program(
+    source: Path,
+    weights: Mapping[str, Tensor],
+    plan: Plan,
+    target: Path,
+    scales: Mapping[str, StoredScale] = MappingProxyType({}),
+) -> None:
     """Write the source's program with other weights, named as in the program, atomically.
 
     A weight that the plan keeps on a grid is stored as its integers in the type that came in: clamped, never wrapped.
-    Raises `InputError` where integers would have to stand for NaN or infinity.
+    `plan` is that at the new scales, `scales` says where the program keeps those weights that are scales. Raises
+    `InputError` where integers would have to stand for NaN or infinity, and for a scale that is not positive.
     """
     program = load_program(source)
-    for name, weight in weights.items():
+    numbers = {name: weights[name].detach() for name in scales}
+    for name, scale in numbers.items():
+        if not bool((scale >= torch.finfo(torch.float32).tiny).all() and scale.isfinite().all()):
+            raise InputError(f"scales must be positive and finite to be written, {name} holds {scale.min():g}")
+        scales[name].write(program, scale)
+    for name, weight in ((name, weight) for name, weight in weights.items() if name not in scales):
         tensors = program.state_dict if name in program.state_dict else program.constants
         tensors[name] = _like(tensors[name], weight.detach(), plan.get(name), name)
     target.parent.mkdir(parents=True, exist_ok=True)

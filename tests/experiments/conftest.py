@@ -81,6 +81,7 @@ class Toys:
             "search.judge_seeds": 8,
             "search.max_queries": 40,
             "search.batch_size": 8,
+            "search.other_strategy": None,
             "verify.runtimes": "[]",  # a process of its own, seconds each time
             "repair.steps": 20,
             "repair.batch_size": 16,

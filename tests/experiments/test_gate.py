@@ -131,3 +131,34 @@ def test_a_run_without_headline_does_not_pass() -> None:
 def test_an_unknown_limit_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"max_probe_rate, .*got gate\.max_drawdwon"):
         judge_gate({"max_drawdwon": 0.1}, headline())
+
+
+def undone(**changes: Any) -> dict[str, Any]:
+    """The headline of a run of which every round was rolled back."""
+    nothing = rate(0, 10_000).as_dict()
+    return headline(rolled_back=True, repair__drawdown=nothing, repair__fixed=nothing, **changes)
+
+
+def test_a_run_that_repaired_nothing_does_not_pass_by_having_broken_nothing() -> None:
+    result = judge_gate({}, undone())
+    assert not result.passed
+    assert result.reasons == [
+        "Nothing was repaired: every round was rolled back, so the model is the one that was handed in, and no limit "
+        "says how often that one may deviate; set gate.max_probe_rate to release it."
+    ]
+    assert len(result.met) == 1
+    assert judge_gate({}, {**undone(), "rolled_back": False}).passed  # the wrong case: a repair that was kept
+
+
+def test_the_model_handed_in_passes_where_it_meets_the_gate_itself() -> None:
+    result = judge_gate({"max_probe_rate": 0.0089}, undone())
+    assert (result.passed, result.reasons) == (True, [])
+    assert result.met[0].endswith("the model is the one that was handed in, and it meets the gate as it is.")
+
+
+@pytest.mark.parametrize("gate", [{"max_probe_rate": 0.0085}, {"max_probe_rate": 0.0089, "max_bytes": 1}])
+def test_the_model_handed_in_fails_by_any_limit_and_it_is_said_that_nothing_was_repaired(gate: dict[str, Any]) -> None:
+    result = judge_gate(gate, undone())
+    assert not result.passed
+    assert result.reasons[0].startswith("Nothing was repaired")
+    assert "is not met" in result.reasons[1]

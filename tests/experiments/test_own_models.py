@@ -148,7 +148,7 @@ def test_a_function_may_be_the_compressed_model(code: dict[str, Any], toys: Any,
     assert len(found(Path("run"))) > 0
     answer = dflare("loop", "--allow-code", *settings)
     assert answer.code == 2
-    assert "can only be searched" in answer.err
+    assert "repair its answers by repair.recipe=output-mlp" in answer.err
 
 
 def test_a_function_may_return_an_exported_program(toys: Any, dflare: Callable[..., Any], code: dict[str, Any]):

@@ -17,6 +17,7 @@ from dflare.errors import InputError
 from experiments.files import append_line, read_json, read_lines, write_atomic
 from experiments.pictures import clearest, png, triple, write_pictures
 from experiments.report import summary_text, write_report
+from experiments.report_changes import change_words
 from experiments.report_markdown import escape, fenced
 from experiments.report_schema import conform, report_schema
 from repair.proof.metrics import Figure, beats_placebo, plain, queries_summary, rate
@@ -62,6 +63,8 @@ def repair(generalization: int, probe: int) -> dict[str, Any]:
         "clean_agreement_after": rate(9850, 10_000),
         "probe_before": rate(510, 50_000),
         "probe_after": rate(probe, 50_000),
+        "probe_labels_before": rate(600, 50_000),
+        "probe_labels_after": rate(probe + 10, 50_000),
         "probe_by_length": {"1": {"before": rate(10, 10_000), "after": rate(5, 10_000)}},
         "probe_mcnemar_p": 0.01,
         "steps": 1500,
@@ -250,6 +253,79 @@ def test_the_page_begins_with_the_verdict_and_shows_every_section(run_dir: Path)
     assert row.split(" | ")[2:] == ["74.2 % [70.2 %, 77.8 %], n = 500", "31.0 % [27.1 %, 35.2 %], n = 500", "– |"]
     (ratio,) = (line for line in lines if line.startswith("| fresh search: queries after"))
     assert "1.80 [1.60, 2.00], n = 190 | 1.10 [1.00, 1.20], n = 190 | 1.00" in ratio
+
+
+def test_what_changed_is_said_in_words_with_its_test(run_dir: Path) -> None:
+    write_report(run_dir)
+    page = (run_dir / "report.md").read_text(encoding="utf-8")
+    assert (
+        "- Of 10,000 clean images the repair fixed 0.80 % and broke 0.20 %: more fixed than broken, which chance does "
+        "not explain (McNemar's test, p = 1.2e-09)."
+    ) in page
+    assert "- Of 50,000 probe images 1.02 % deviated before and 0.80 % do now: fewer, which chance does not" in page
+    assert "With the placebo" not in page  # that test was not made
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"mcnemar_p": 0.3},
+            "more fixed than broken, but chance explains such a difference (McNemar's test, p = 0.3).",
+        ),
+        ({"drawdown": rate(80, 10_000)}, "broke 0.80 %: no difference (McNemar's test, p = 1.2e-09)."),
+        ({"drawdown": rate(90, 10_000)}, "more broken than fixed, which chance does not explain"),
+        ({"probe_after": rate(600, 50_000)}, "1.02 % deviated before and 1.20 % do now: more, which chance does not"),
+        (
+            {"probe_placebo_mcnemar_p": 0.01},
+            "With the placebo 0.96 % of the same probe images deviate, with the repair 0.80 %",
+        ),
+        ({"mcnemar_p": None, "probe_mcnemar_p": None}, None),
+    ],
+)
+def test_the_words_follow_the_figures(changes: dict[str, Any], words: str | None) -> None:
+    made = outcome(0)
+    said = change_words(plain({**made, "repair": {**made["repair"], **changes}}))
+    assert any(words in sentence for sentence in said) if words else said == []
+
+
+CLUSTERS = {
+    "triggers": 40,
+    "radius": 1.5,
+    "min_points": 5,
+    "components": 3,
+    "silhouette": 0.61,
+    "clusters": [
+        {
+            "cluster": number,
+            "noise": number == 1,
+            "count": 30 - 20 * number,
+            "pairs": [{"original": 3, "compressed": 5, "count": 9}],
+            "examples": ["00000000000000aa"],
+            "picture": "../../elsewhere.png" if number == 0 else None,
+        }
+        for number in range(2)
+    ],
+}
+
+
+def test_kinds_of_images_are_a_table_with_pictures_of_this_folder_only(run_dir: Path) -> None:
+    (run_dir / "round-00" / "clusters.json").write_text(json.dumps(CLUSTERS))
+    report = write_report(run_dir)
+    jsonschema.validate(report, report_schema(), jsonschema.Draft202012Validator)
+    assert report["rounds"][0]["clusters"] == CLUSTERS
+    assert report["rounds"][1]["clusters"] is None
+    section = (run_dir / "report.md").read_text(encoding="utf-8").split("## Which kinds of images")[1].split("## ")[0]
+    assert "1 kind, silhouette 0.61" in section
+    assert "| Kind 1 | 30 | 75.0 % | 3 → 5 (9) |" in section
+    assert "| Others | 10 | 25.0 % | 3 → 5 (9) |" in section
+    assert section.count("](round-00/clusters/0.png)") == section.count("](") == 1
+
+
+def test_clusters_that_no_run_wrote_are_refused(run_dir: Path) -> None:
+    (run_dir / "round-00" / "clusters.json").write_text(json.dumps({**CLUSTERS, "clusters": [{"cluster": "x"}]}))
+    with pytest.raises(InputError, match=r"clusters\.json\.clusters\[0\]\.cluster must be integer, got str 'x'"):
+        write_report(run_dir)
 
 
 def test_all_rows_of_a_table_have_as_many_cells_as_its_header(run_dir: Path) -> None:

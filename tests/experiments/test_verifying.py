@@ -500,7 +500,7 @@ def test_the_summary_of_a_loop_hears_of_doubts_only():
 
 
 def test_the_report_has_the_verification_in_its_round_and_a_table(triggers: Path):
-    entry = add_verification({"round": 3, "search": None}, triggers)
+    entry = add_verification({"round": 3, "search": None}, triggers.parent)
     (row,) = verification_rows([entry])
     total = count(triggers)
     assert row[0] == "round 3, default"
@@ -510,7 +510,7 @@ def test_the_report_has_the_verification_in_its_round_and_a_table(triggers: Path
     assert entry["search"]["before"] is None
     (triggers / FILE).write_text('{"triggers": 1}')
     with pytest.raises(InputError, match=r"triggers/verification.json.runtimes must be object, got nothing"):
-        add_verification({"round": 3, "search": None}, triggers)
+        add_verification({"round": 3, "search": None}, triggers.parent)
 
 
 def test_a_finished_run_is_asked_by_a_runtime_named_afterwards(

@@ -141,8 +141,39 @@ def test_lightning_is_told_the_card_and_the_precision() -> None:
         "accelerator": "cuda",
         "devices": [3],
         "precision": "16-mixed",
+        "strategy": "auto",
     }
-    assert trainer_options(CPU, "32-true") == {"accelerator": "cpu", "devices": 1, "precision": "32-true"}
+    cpu = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "strategy": "ddp"}
+    assert trainer_options(CPU, "32-true", "ddp") == cpu
+
+
+def test_a_strategy_that_lightning_does_not_know_is_refused_by_name():
+    with pytest.raises(InputError, match=r"trainer\.strategy must be auto or .*\bddp\b.*, got 'dpp'"):
+        trainer_options(CPU, "32-true", "dpp")
+
+
+def test_a_strategy_that_this_machine_lacks_is_an_error_of_the_user(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"trainer\.strategy=fsdp cannot be used here"):
+        fit_steps(trainable(Offset()), data(), RECIPES["imitation"], Schedule(5, 1e-2, 5, 10, strategy="fsdp"), 5)
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_NTASKS"])
+def test_a_strategy_that_would_wait_for_other_workers_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "2")
+    assert trainer_options(CPU, "32-true")["strategy"] == "auto"
+    with pytest.raises(InputError, match="waits for every worker, but a repair runs on the first alone"):
+        trainer_options(CPU, "32-true", "ddp")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*NCCL.*", "ignore:.*barrier.*", "ignore:.*process group.*")
+def test_ddp_on_one_device_trains_the_same_weights() -> None:
+    plain, spread = (Schedule(5, 1e-2, 5, 10, strategy=strategy) for strategy in ("auto", "ddp"))
+    results = []
+    for schedule in (plain, spread):
+        torch.manual_seed(0)
+        results.append(fit_steps(trainable(Offset()), data(), RECIPES["imitation"], schedule, 5).weights)
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
 def test_lightning_takes_that_card(monkeypatch: pytest.MonkeyPatch) -> None:

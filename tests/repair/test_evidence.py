@@ -23,9 +23,10 @@ def endings(rows: list[tuple[int, Ending, int]], ties: int = 0, unconfirmed: int
     )
 
 
-def judgement(clean: list[int], probe: list[int]) -> Judgement:
+def judgement(clean: list[int], probe: list[int], same_labels: list[int] | None = None) -> Judgement:
     as_mask = lambda values: np.array(values, dtype=bool)  # noqa: E731
-    return Judgement(as_mask(clean), as_mask([]), as_mask(probe), np.ones(3), 10, 5)
+    labels = probe if same_labels is None else same_labels
+    return Judgement(as_mask(clean), as_mask([]), as_mask(probe), as_mask(labels), np.ones(3), 10, 5)
 
 
 def test_a_search_is_summed_up_over_the_seeds_that_did_not_deviate_already():
@@ -69,6 +70,13 @@ def test_broken_and_fixed_are_shares_of_all_clean_images():
     assert figures["probe_by_length"]["2"]["before"].value == 1
 
 
+def test_ties_of_the_probe_are_counted_beside_its_deviations():
+    before, after = judgement([1], [1, 1, 1, 0], [0, 0, 1, 0]), judgement([1], [1, 1, 1, 1], [1, 0, 1, 1])
+    figures = evidence.change_figures(before, after, np.array([1, 1, 1, 1]), np.array([0, 1, 2, 3]))
+    assert (figures["probe_before"].value, figures["probe_after"].value) == (0.25, 0)
+    assert (figures["probe_labels_before"].value, figures["probe_labels_after"].value) == (0.75, 0.25)
+
+
 def test_repairing_nothing_changes_nothing():
     same = judgement([1, 0, 1], [1, 0, 1, 1])
     figures = evidence.change_figures(same, same, np.array([1, 1, 2, 2]), np.array([0, 1, 0, 1]))
@@ -81,8 +89,9 @@ def test_a_better_repair_is_positive_on_triggers_and_negative_on_deviations():
     repaired, placebo = judgement([1] * 10, [1] * 8 + [0] * 2), judgement([0] * 5 + [1] * 5, [0] * 10)
     agrees = np.array([True] * 9 + [False]), np.array([False] * 10)
     ratio = evidence.queries_ratio(*[endings([(1, Ending.deviated, 10)])] * 2, 100, 0)
-    paired = evidence.paired_with_placebo(repaired, placebo, start, agrees, np.arange(10), ratio)
+    paired = evidence.paired_with_placebo(repaired, placebo, start, {"generalization": agrees}, np.arange(10), ratio)
     assert paired["generalization"].value == pytest.approx(0.9)
+    assert paired["probe_mcnemar_p"] == pytest.approx(0.00468, abs=1e-5)  # chi^2 = 8^2 / 8 over ten seeds of one image
     assert paired["probe_after"].value == pytest.approx(-0.8)
     assert paired["drawdown"].value == pytest.approx(-0.5)
     assert paired["drawdown"].low < paired["drawdown"].value < paired["drawdown"].high

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dflare.errors import InputError
-from repair.losses import LOSSES, calibrated, hinge, labels, logits, loss_options, make_loss
+from repair.losses import LOSSES, calibrated, hinge, imitation, labels, lead, logits, loss_options, make_loss, soft
 from repair.losses import by_margin as margin
 from repair.module import Batch
 
@@ -74,8 +74,8 @@ def test_labels_are_those_of_the_data_set_and_else_the_originals():
 
 def test_the_hinge_is_zero_from_the_margin_on_and_a_straight_line_below():
     targets = torch.tensor([[0.1, 0.7, 0.2]])
-    for lead, wanted in ((2.0, 0.0), (1.0, 0.0), (0.25, 0.75), (0.0, 1.0), (-3.0, 4.0)):
-        scores = torch.tensor([[0.0, lead, -5.0]])
+    for ahead, wanted in ((2.0, 0.0), (1.0, 0.0), (0.25, 0.75), (0.0, 1.0), (-3.0, 4.0)):
+        scores = torch.tensor([[0.0, ahead, -5.0]])
         assert hinge(scores, batch(targets, [True]))["triggers"].item() == pytest.approx(wanted)
     scores = torch.tensor([[0.0, 1.0, -5.0]])
     assert hinge(scores, batch(targets, [True]), margin=3.0)["triggers"].item() == pytest.approx(2.0)
@@ -134,8 +134,43 @@ def test_calibration_sees_the_average_and_not_the_single_image():
     assert calibrated(alike.log(), some, strength=5.0)["calibration"].item() == pytest.approx(1.0, abs=1e-5)
 
 
+def test_a_temperature_of_one_is_imitation():
+    scores, some = random_batch()
+    for term, value in make_loss("imitation", {})(scores, some).items():
+        assert soft(scores, some, temperature=1.0)[term].item() == pytest.approx(value.item(), rel=1e-5)
+
+
+def test_the_slope_at_a_high_temperature_is_half_that_of_the_logits():
+    """Hinton et al. (2015), section 2.1: (z - v) / classes with centred logits; the mean square has twice that."""
+    scores, some = random_batch()
+    scores.requires_grad_()
+    soft_slope, logit_slope = (
+        torch.autograd.grad(make_loss(name, options)(scores, some)["triggers"], scores)[0]
+        for name, options in (("soft", {"temperature": 1e3}), ("logits", {}))
+    )
+    torch.testing.assert_close(2 * soft_slope, logit_slope, rtol=2e-2, atol=1e-3)
+    cold = torch.autograd.grad(soft(scores, some, temperature=1.0)["triggers"], scores)[0]
+    assert (2 * cold - logit_slope).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(("name", "option"), [("soft", "temperature"), ("margin", "offset")])
+def test_what_is_divided_by_is_above_zero(name: str, option: str):
+    with pytest.raises(InputError, match=rf"options.{option} of the loss {name} must be above 0, got 0"):
+        make_loss(name, {option: 0})
+
+
 def test_options_of_a_loss_are_its_own():
     assert loss_options("hinge") == {"margin": 1.0, "fidelity": 1.0}
     assert loss_options("imitation") == {}
     with pytest.raises(InputError, match="options of the loss hinge must be some of: margin, fidelity; got 'offset'"):
         make_loss("hinge", {"offset": 1.0})
+
+
+def test_lead_adds_a_light_hinge_on_all_images_to_imitation():
+    targets = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]])
+    scores = torch.tensor([[0.5, 0.4, 0.0], [3.0, 1.0, 0.0]])  # leads by 0.1; trails by 2
+    terms = lead(scores, batch(targets, [True, False]), margin=0.3, strength=0.5)
+    assert terms["lead of triggers"].item() == pytest.approx(0.5 * 0.2)
+    assert terms["lead of clean"].item() == pytest.approx(0.5 * 2.3)
+    alone = imitation(scores, batch(targets, [True, False]))
+    assert {name: terms[name] for name in alone} == alone

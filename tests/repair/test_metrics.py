@@ -308,6 +308,83 @@ def test_the_placebo_rule(repair: dict, verdict: bool, words: str) -> None:
     assert words in sentence
 
 
+def with_other(outcome: dict, generalization: float, n: int = 1000) -> dict:
+    """The same with held-out triggers of another search strategy."""
+    other = {"generalization_other": rate(round(generalization * n), n).as_dict()}
+    return {**outcome, "repair": {**outcome["repair"], **other}}
+
+
+def test_triggers_of_another_search_may_win_too_and_may_do_harm() -> None:
+    better, worse = with_other(PLACEBO, 0.6), with_other(trial(0.742, 0.0102, 1.0), 0.2)
+    verdict, words = beats_placebo(better, with_other(PLACEBO, 0.3))
+    assert verdict is True
+    assert "it repairs 60.0 % of those of another search against the placebo's 30.0 %." in words
+    verdict, words = beats_placebo(worse, with_other(PLACEBO, 0.3))
+    assert verdict is False
+    assert "it is worse, it repairs 20.0 % of those of another search" in words
+    assert "although it repairs 74.2 %" in words
+
+
+def test_each_chance_that_can_be_compared_makes_winning_harder_and_no_other_does() -> None:
+    """The widest interval that still wins is 95 % by one, 97.5 % by two … 98.75 % by four chances."""
+    from statistics import NormalDist
+
+    def paired(chances: int, by: float) -> dict:
+        """A gain in the probe whose interval at the corrected confidence ends `by` above 0."""
+        wide = NormalDist().inv_cdf(1 - 0.05 / 2 / chances) / Z
+        half = (0.01 - by) / wide
+        return {"probe_after": Figure(-0.01, -0.01 - half, -0.01 + half, 1000)}
+
+    only = {"repair": {"probe_after": PLACEBO["repair"]["probe_after"]}, "search": None}
+    nothing = {"generalization_other": rate(0, 0).as_dict()}  # a search that found nothing is no chance
+    two = {"repair": {**only["repair"], **nothing, "generalization": PLACEBO["repair"]["generalization"]}}
+    for chances, outcome in ((1, only), (2, two), (3, PLACEBO), (4, with_other(PLACEBO, 0.3))):
+        assert beats_placebo(outcome, outcome, paired(chances, by=1e-6))[0] is True
+        assert beats_placebo(outcome, outcome, paired(chances, by=-1e-6))[0] is False
+
+
+@pytest.mark.parametrize(("p", "verdict"), [(0.016, True), (0.017, False), (1.0, False)])
+def test_a_better_probe_must_pass_the_paired_test_of_the_same_images(p: float, verdict: bool) -> None:
+    """At 5 % by three chances."""
+    assert beats_placebo(trial(0.31, 0.002, 1.0), PLACEBO, {"probe_mcnemar_p": p})[0] is verdict
+
+
+def from_before(outcome: dict, probe_before: float, p: float | None = None) -> dict:
+    """The same with what the model before did on the probe, and McNemar's test of the change."""
+    figures = {"probe_before": rate(round(probe_before * 50_000), 50_000).as_dict(), "probe_mcnemar_p": p}
+    return {**outcome, "repair": {**outcome["repair"], **figures}}
+
+
+@pytest.mark.parametrize(
+    ("before", "p", "verdict"),
+    [
+        (0.0051, 1e-9, False),  # twice as often as before
+        (0.0051, None, False),  # the same, by the interval of the difference
+        (0.0101, None, True),  # a hair more, by chance
+        (0.0101, 0.4, True),
+        (0.0101, 0.04, False),  # a hair more, but the single images say that it is no chance
+        (0.02, 1e-9, True),  # better than before
+    ],
+)
+def test_a_probe_that_got_worse_is_no_success_even_beside_a_worse_placebo(
+    before: float, p: float | None, verdict: bool
+) -> None:
+    repair, placebo = from_before(trial(0.742, 0.0102, 1.0), before, p), trial(0.31, 0.03, 1.0)
+    found, words = beats_placebo(repair, placebo)
+    assert found is verdict
+    said = "no success: it deviates on 1.02 % of the probe images, the model before it on"
+    assert (said in words) is not verdict
+    if not verdict:
+        assert "although it repairs 74.2 % of held-out triggers" in words
+        assert ("McNemar" in words) is (p is not None)
+
+
+def test_who_is_worse_than_before_and_than_the_placebo_is_told_both() -> None:
+    words = beats_placebo(from_before(trial(0.2, 0.02, 1.0), 0.01, 1e-9), PLACEBO)[1]
+    assert words.startswith("The repair is no success: it deviates on 2.00 % of the probe images, the model before it")
+    assert "and is worse than its placebo, it repairs 20.0 % of held-out triggers" in words
+
+
 def test_without_a_placebo_the_verdict_is_unknown() -> None:
     assert beats_placebo(PLACEBO, None) == (
         None,

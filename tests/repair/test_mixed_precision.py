@@ -20,9 +20,13 @@ from repair.onnx_models.activations import find_activations  # noqa: E402
 from repair.onnx_models.bits import widen  # noqa: E402
 from repair.onnx_models.difference import difference  # noqa: E402
 from repair.opening import open_trainable  # noqa: E402
+from repair.precision.deciding import Wish, check_wish, decide  # noqa: E402
 from repair.precision.latency import latencies  # noqa: E402
 from repair.precision.mixed_precision import Asked, Bench, Budget, divergence, frontier  # noqa: E402
+from repair.precision.plan import Bits, with_bits, write_bits  # noqa: E402
+from repair.precision.stopping import enough  # noqa: E402
 from repair.recipes import find_recipe  # noqa: E402
+from tests.repair import planted_net  # noqa: E402
 from tests.repair.rounded_net import float_net, names_of, net, pixels, save, stored_in  # noqa: E402
 
 BENCH = Path(os.environ.get("DFLARE_BENCH", Path(__file__).parents[2].parent / "shared"))
@@ -98,6 +102,113 @@ def test_a_widened_file_is_fine_tuned_and_keeps_its_bits(tmp_path):
     assert difference(before, after).structure == []
     assert {each.element for each in find_activations(after)} == {"uint16"}
     assert stored_in(after)["fc.w"].dtype == np.int8
+
+
+def coloured(n: int, seed: int) -> torch.Tensor:
+    """Noise (n, 3, 8, 8) in which one colour is up to 25 grey levels brighter."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randint(60, 180, (n, 3, 8, 8), generator=generator)
+    brighter = torch.eye(3, dtype=torch.int64)[torch.randint(0, 3, (n,), generator=generator)]
+    return (noise + brighter[..., None, None] * torch.randint(0, 26, (n, 1, 1, 1), generator=generator)).to(torch.uint8)
+
+
+def planted(tmp_path: Path, coarse: float = planted_net.COARSE, float_output: bool = False) -> Bench:
+    original = open_classifier(save(planted_net.original(), tmp_path / "float.onnx"))
+    path = save(planted_net.compressed(coarse), tmp_path / "int8.onnx")
+    asked = [Asked.of(original, coloured(300, seed)) for seed in range(3)]
+    return Bench(path, *asked, tmp_path / "widened", float_output, repeats=1)
+
+
+def test_the_one_grid_that_is_far_too_coarse_is_chosen_and_no_other(tmp_path):
+    here = planted(tmp_path)
+    decision = decide(here, Wish("chosen"), 0)
+    assert decision.bits == Bits(("h",))
+    assert decision.taken == 1
+    assert decision.before.argmax.value > 0.05
+    assert decision.after.argmax.value < 0.01
+    assert {name: steps[-1].tensors for name, steps in decision.orders.items()} == dict.fromkeys(
+        ("greedy", "size", "chance"), ("g", "h", "images")
+    )
+    # an order by size pays for what it passes on its way: the images are the largest
+    assert decide(here, Wish("chosen", "size"), 0).bits == Bits(("h", "images"))
+
+
+def test_where_nothing_differs_nothing_is_widened(tmp_path):
+    here = planted(tmp_path)
+    itself = open_classifier(here.path)
+    asked = [Asked.of(itself, coloured(100, seed)) for seed in range(3)]
+    same = Bench(here.path, *asked, tmp_path / "widened", repeats=1)
+    decision = decide(same, Wish("chosen"), 0)
+    assert not decision.bits
+    assert decision.after == decision.before
+    assert decision.after.path == here.path
+
+
+def test_weights_get_what_bytes_pay_for_the_smallest_first(tmp_path):
+    here = planted(tmp_path)
+    size = here.path.stat().st_size
+    nothing, small, everything = (decide(here, Wish(weights=share), 0) for share in (0.001, 0.05, 1.0))
+    assert not nothing.bits
+    assert (nothing.next_weight, nothing.all_weights) == (9, 594)
+    assert small.bits == Bits(weights=("w2", "w3"))
+    assert small.after.bytes <= 1.05 * size
+    assert everything.bits.weights == ("w2", "w3", "w1")
+    assert (everything.next_weight, everything.all_weights) == (None, 0)
+
+
+def test_a_limit_of_bytes_holds_for_activations_and_weights_together(tmp_path):
+    here = planted(tmp_path)
+    size = here.path.stat().st_size
+    decision = decide(here, Wish("all", weights=1.0, max_bytes=1.02), 0)
+    assert set(decision.bits.activations) == {"images", "h", "g"}
+    assert decision.bits.weights == ("w2", "w3")
+    assert decision.after.bytes <= 1.02 * size
+    with pytest.raises(InputError, match="activations=chosen"):
+        decide(here, Wish("all", max_bytes=1.0), 0)  # zero points of two bytes
+
+
+def test_a_wish_that_cannot_be_met_is_refused_before_any_work():
+    check_wish(planted_net.compressed(), Wish("chosen", weights=0.1, float_output=True))
+    for model in (planted_net.original(), float_net()):
+        with pytest.raises(InputError, match="no activation is quantised"):
+            check_wish(model, Wish("all"))
+    wide = with_bits(planted_net.compressed(), Bits(weights=("w1", "w2", "w3")))
+    with pytest.raises(InputError, match="no weight is int8"):
+        check_wish(wide, Wish(weights=0.1))
+
+
+def test_a_written_file_has_the_named_grids_and_nothing_else_changed(tmp_path):
+    here, target = planted(tmp_path), tmp_path / "place" / "model.onnx"
+    write_bits(here.path, Bits(("h",), ("w3",)), target)
+    before, after = onnx.load(here.path), onnx.load(target)
+    changed = difference(before, after)
+    assert changed.data == ["w3.s", "h.s"]
+    assert set(changed.structure) == {
+        *(f"{field} of the model differs" for field in ("ir_version", "opset_import")),
+        *(f"element type or shape of initialiser {name!r} differs" for name in ("h.z", "w3")),
+    }
+    assert [path.name for path in target.parent.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "number"),
+    [
+        ([0, 0, 0], 0),  # nothing to gain
+        ([10, 10, 10], 0),
+        ([2, 0], 0),  # two images of 100 are chance
+        ([10, 0], 1),
+        ([20, 10, 0, 0], 2),
+        ([20, 2, 30, 0], 1),  # the best one is not clearly better than the second
+    ],
+)
+def test_no_more_is_taken_than_is_clearly_better(wrong, number):
+    masks = [np.arange(100) < count for count in wrong]
+    assert enough(masks) == number
+
+
+def test_images_of_one_seed_are_not_taken_for_many():
+    masks = [np.arange(100) < count for count in (10, 0)]
+    assert enough(masks, np.arange(100) // 50) == 0
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""Output repair: a small head behind a compressed model that stays closed."""
