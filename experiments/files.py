@@ -6,24 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dflare.errors import InputError
+from dflare.writing import sync_folder, write_atomic
 
-
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write the file whole: temporary name beside it, fsync, rename. A reader sees the old file or the new one.
-
-    Text is written as UTF-8; missing folders are made.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+__all__ = ["append_line", "parse_json", "read_json", "read_lines", "write_atomic"]
 
 
 def append_line(path: Path, line: str) -> None:
@@ -42,7 +27,7 @@ def append_line(path: Path, line: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     if new:
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def read_lines(path: Path) -> list[str]:
@@ -76,13 +61,3 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise InputError(f"expected to read {path}, got: {reason}; is this a complete run folder?") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename or a new name durable; Windows neither needs nor allows it."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

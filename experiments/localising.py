@@ -15,7 +15,6 @@ from experiments.oracle import Oracle
 from experiments.terminal import say
 from repair.locating.localisation import localise
 from repair.locating.ranking import as_dict
-from repair.opening import open_trainable
 from repair.trainable import Trainable
 
 HALVINGS = 10
@@ -31,19 +30,18 @@ def localise_round(settings: Localise, oracle: Oracle, model: Path, found: Trigg
     if settings.method is None or found is None or not len(found) or path.exists():
         return
     try:
-        trainable = open_trainable(model, oracle.subject.source(model).interface)
+        trainable = oracle.subject.source(model).open_trainable()
     except InputError:
         return
     say(f"{folder.name.replace('-', ' ')}: which layers")
     clean = oracle.subject.sides[Side.train].images[: settings.triggers]
-    ranking = localise(
-        trainable,
-        oracle.examples(found.images[: settings.triggers]),
-        oracle.examples(clean),
-        settings.method,
-        open_original(oracle),
-        oracle.examples(boundary(oracle.original, clean)),
-    )
+    triggers, seeds = (oracle.examples(images) for images in (found.images[: settings.triggers], clean))
+    between = oracle.examples(boundary(oracle.original, clean))
+    try:
+        ranking = localise(trainable, triggers, seeds, settings.method, open_original(oracle), between)
+    except InputError as error:
+        say(f"no layers are told apart: {error}")
+        return
     write_atomic(path, json.dumps(as_dict(ranking)) + "\n")
 
 
@@ -85,6 +83,6 @@ def open_original(oracle: Oracle) -> Trainable | None:
     if file is None:
         return None
     try:
-        return open_trainable(file, oracle.subject.sources["original"].interface)
+        return oracle.subject.sources["original"].open_trainable()
     except InputError:
         return None

@@ -14,7 +14,9 @@ from experiments.config import Models, ModelSettings, Pair
 
 if TYPE_CHECKING:
     from dflare.classifiers import Classifier
+    from dflare.models.opening import Opening
     from dflare.models.shown import Shown
+    from repair.trainable import Scales, Trainable
 
 ALLOW_CODE = "--allow-code"
 """The command line's leave to run programs that models are."""
@@ -37,6 +39,7 @@ class Source:
     weights: Path | None = None  # of a module:function
     allow_code: bool = False
     head: Path | None = None  # of an output repair, behind the model
+    program: Path | None = None  # the file that the user named, where this is a repaired copy of a program
 
     @property
     def file(self) -> Path | None:
@@ -47,7 +50,15 @@ class Source:
         """Another file that is shown images like this one; for a head this very model with it behind."""
         if path.name == HEAD_FILE:
             return replace(self, head=path)
-        return replace(self, where=str(path), weights=None)
+        program = self.program or (self.file if self.allow_code else None)
+        return replace(self, where=str(path), weights=None, program=program)
+
+    @property
+    def opening(self) -> "Opening":
+        """Leave to open it where it is a program."""
+        from dflare.models.opening import Opening
+
+        return Opening(allow_code=self.allow_code, program=self.program)
 
     def open(self, runtime: str = "default") -> "Classifier":
         """The model with its head, freshly opened, under the kernels of a runtime where its format has them.
@@ -72,7 +83,22 @@ class Source:
             return Shown(model, self.interface, model.takes, f"the model of {self.where}")
         if self.weights is not None:
             raise InputError(f"models.*.weights are for a module:function, {path} is a file with weights of its own")
-        return open_classifier(path, self.interface, kernels=kernels_of(path, runtime), allow_code=self.allow_code)
+        kernels, leave = kernels_of(path, runtime), self.opening
+        return open_classifier(
+            path, self.interface, kernels=kernels, allow_code=leave.allow_code, program=leave.program
+        )
+
+    def open_trainable(self, scales: "Scales | None" = None) -> "Trainable":
+        """The model's file opened for repair, with the scales that are to be trained (none).
+
+        Raises `InputError` for what has no file or stays closed.
+        """
+        from repair.opening import open_trainable
+        from repair.trainable import Scales
+
+        if self.file is None:
+            raise InputError(f"expected a model in a file, got {self.where}, which is opened in memory")
+        return open_trainable(self.file, self.interface, scales or Scales.fixed, self.opening)
 
     def facts(self) -> list[Any]:
         """What its answers hang on, as plain JSON: hashes of its files, and how it is shown images."""
@@ -87,13 +113,13 @@ class Source:
 
     def to_json(self) -> dict[str, Any]:
         """The source as plain JSON, which `from_json` takes back."""
-        paths = {"weights": self.weights, "head": self.head}
+        paths = {"weights": self.weights, "head": self.head, "program": self.program}
         return asdict(self) | {name: None if path is None else str(path) for name, path in paths.items()}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> "Source":
         """The source that `to_json` wrote."""
-        paths = {name: None if value[name] is None else Path(value[name]) for name in ("weights", "head")}
+        paths = {name: None if value[name] is None else Path(value[name]) for name in ("weights", "head", "program")}
         return Source(**value | {"interface": Interface(**value["interface"]), **paths})
 
 

@@ -18,11 +18,11 @@ from dflare.models.formats import sniff
 from dflare.triggers import Side
 from experiments.config import Config
 from experiments.files import write_atomic
+from experiments.opening import Source
 from experiments.oracle import Oracle
 from experiments.precision import is_asked
 from experiments.repairing import Training
 from experiments.subject import Subject
-from repair.opening import open_trainable
 from repair.outputs.fitting import Fit, fit_head
 from repair.outputs.head import IDENTITY, Head
 from repair.outputs.head_file import load_head, save_head
@@ -100,7 +100,8 @@ def check_repair(subject: Subject, settings: Config) -> None:
     """Raise `InputError` before any work where the recipe cannot repair the compressed model."""
     recipe = settings.repair.recipe
     if recipe not in OUTPUT_RECIPES:
-        _check_opens(subject.compressed_file())
+        subject.compressed_file()
+        _check_opens(subject.source())
     elif "compressed" not in subject.sources:
         raise InputError(f"{subject.name} is opened in memory and has nothing to put a head behind; search it instead")
     elif is_asked(settings):
@@ -114,12 +115,12 @@ def check_repair(subject: Subject, settings: Config) -> None:
         )
 
 
-def _check_opens(file: Path) -> None:
-    """Raise `InputError` for an `.onnx` file with operators that no repair goes through."""
-    if sniff(file) != "onnx":
+def _check_opens(source: Source) -> None:
+    """Raise `InputError` for a file with operators that no repair goes through; a `.pt2` says so itself."""
+    if source.file is None or sniff(source.file) == "exported":
         return
     try:
-        open_trainable(file)
+        source.open_trainable()
     except InputError as error:
         raise InputError(f"{error}; its answers can be repaired instead, by {OFFERED}") from error
 

@@ -25,7 +25,6 @@ from repair.compression import Compressed
 from repair.data import Examples, Mixture, RepairData
 from repair.fit import Fitted, Schedule, fit, fit_steps
 from repair.integers.bias_correction import CORRECTIONS
-from repair.opening import open_trainable
 from repair.outputs.recipes import OUTPUT_RECIPES
 from repair.recipes import BALANCES, Recipe, find_recipe
 from repair.trainable import Trainable
@@ -83,7 +82,7 @@ def train_model(
         return train_head(settings, oracle, target, images, seed, steps)
     began = time.monotonic()
     options, recipe, (learn, watch) = settings.repair, find_recipe(settings.repair.recipe), images
-    trainable = open_trainable(start, oracle.subject.source(start).interface, recipe.scales)
+    trainable = oracle.subject.source(start).open_trainable(recipe.scales)
     if len(learn) and steps != 0:
         _correct(recipe, oracle, trainable)
         schedule = Schedule(

@@ -45,10 +45,11 @@ def _against_placebo(outcome: Mapping[str, Any]) -> Iterator[str]:
 
 def _compared(gain: float, better: str, worse: str, p: float) -> str:
     """Such as "fewer, which chance does not explain (McNemar's test, p = 0.01)."."""
+    test = f"McNemar's test, p {f'= {p:.2g}' if p else '< 1e-300'}"  # floats end there
     if gain == 0:
-        return f"no difference (McNemar's test, p = {p:.2g})."
+        return f"no difference ({test})."
     chance = "which chance does not explain" if p <= 1 - CONFIDENCE else "but chance explains such a difference"
-    return f"{better if gain > 0 else worse}, {chance} (McNemar's test, p = {p:.2g})."
+    return f"{better if gain > 0 else worse}, {chance} ({test})."
 
 
 def _value(figure: Mapping[str, Any] | None) -> float | None:

@@ -7,7 +7,6 @@ from dflare.errors import InputError
 from dflare.gradient import Gradients, differentiable
 from experiments.opening import Source
 from experiments.subject import Subject
-from repair.opening import open_trainable
 
 _NEEDS = "search.strategy=gradient needs two models that can be differentiated, but the"
 _INSTEAD = "search.strategy=boundary asks for predictions only"
@@ -31,7 +30,7 @@ def _twin(source: Source | None, name: str) -> Classifier:
     if source is None or source.file is None:
         raise InputError(f"{_NEEDS} {name} is opened in memory; {_INSTEAD}")
     try:
-        trainable = open_trainable(source.file, source.interface)
+        trainable = source.open_trainable()
     except InputError as error:
         raise InputError(f"{_NEEDS} {name} is not one ({error}); {_INSTEAD}") from error
     return trainable.shown(trainable.module.requires_grad_(False))

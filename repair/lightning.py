@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
+from torch import distributed
 
 _EXPECTED_WARNINGS = (
     ".*does not have many workers.*",  # batches are slices of tensors in memory, workers would only copy them
@@ -35,7 +36,11 @@ def quiet() -> Iterator[None]:
 
 
 def run(trainer: pl.Trainer, *arguments: Any, **options: Any) -> None:
-    """`trainer.fit(…)`, but Ctrl-C raises `KeyboardInterrupt`; Lightning would exit with code 1 and ignore SIGINT."""
+    """`trainer.fit(…)`, but Ctrl-C raises `KeyboardInterrupt`; Lightning would exit with code 1 and ignore SIGINT.
+
+    A process group that a strategy opens for the training is closed after it: what follows runs in one process.
+    """
+    grouped = _is_grouped()
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT) if main else None
     try:
@@ -46,5 +51,11 @@ def run(trainer: pl.Trainer, *arguments: Any, **options: Any) -> None:
     finally:
         if handler is not None:
             signal.signal(signal.SIGINT, handler)
+        if not grouped and _is_grouped():
+            distributed.destroy_process_group()
     if trainer.interrupted:
         raise KeyboardInterrupt
+
+
+def _is_grouped() -> bool:
+    return distributed.is_available() and distributed.is_initialized()

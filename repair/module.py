@@ -96,7 +96,7 @@ class Repair(pl.LightningModule):
         score = torch.stack(list(present.values())).mean()
         spread = [share.var(unbiased=False) / len(share) for share in shares.values() if len(share)]
         error = torch.stack(spread).sum().sqrt() / len(spread)
-        self.log_dict(present | {"validate/score": score, "validate/error": error}, prog_bar=True)
+        self.log_dict(present | {"validate/score": score, "validate/error": error}, prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
         parameters = [p for p in self.student.parameters() if p.requires_grad]

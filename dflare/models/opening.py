@@ -19,6 +19,7 @@ class Opening:
     threads: int | None = None  # a call; None: as many as torch uses, which a `.pt2` and TorchScript always do
     kernels: str = "default"  # how the runtime computes: the same file may answer differently with others
     allow_code: bool = False  # whether a file that is a program may be opened
+    program: Path | None = None  # a file that the user named, whose code the one to open may hold too
 
 
 def _exported(path: Path, how: Opening) -> Any:
@@ -30,7 +31,7 @@ def _exported(path: Path, how: Opening) -> Any:
 def _torchscript(path: Path, how: Opening) -> Any:
     from dflare.models.torchscript import open_torchscript
 
-    return open_torchscript(path, how.allow_code)
+    return open_torchscript(path, how.allow_code, how.program)
 
 
 def _onnx(path: Path, how: Opening) -> Any:
@@ -71,13 +72,14 @@ def open_classifier(
     threads: int | None = None,
     kernels: str = "default",
     allow_code: bool = False,
+    program: Path | None = None,
 ) -> Shown:
     """A freshly opened model that is shown images as the interface says; the other arguments are `Opening`'s.
 
     Raises `InputError` for a missing or unreadable file, an unknown format, kernels that the format lacks, and a
     program without `allow_code`.
     """
-    model = format_of(path, kernels).open(path, Opening(threads, kernels, allow_code))
+    model = format_of(path, kernels).open(path, Opening(threads, kernels, allow_code, program))
     return Shown(model, interface, getattr(model, "takes", Takes()), f"the model in {path}")
 
 

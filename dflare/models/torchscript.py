@@ -2,9 +2,11 @@
 
 import os
 import warnings
+import zlib
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor
@@ -17,13 +19,14 @@ from dflare.models.kernels import any_kernel
 from dflare.models.origins import in_run_folder
 
 
-def open_torchscript(path: Path, allow_code: bool) -> "TorchScriptModel":
+def open_torchscript(path: Path, allow_code: bool, program: Path | None = None) -> "TorchScriptModel":
     """The model in a TorchScript file, at first on the CPU; the file is opened at the first question.
 
-    Raises `InputError` without `allow_code`, for a file in a run folder, where it is never allowed, and for a file
-    that is missing or no TorchScript.
+    `program` is a file that the user named, of which this one may be a copy with other weights. Raises `InputError`
+    without `allow_code`, for a file in a run folder unless its code is that of `program`, and for a file that is
+    missing or no TorchScript.
     """
-    if in_run_folder(path):
+    if in_run_folder(path) and not (program is not None and not in_run_folder(program) and same_code(program, path)):
         raise InputError(
             f"the TorchScript program in {path} is code in a run folder, from where code is never run; "
             "give the file that it was copied from"
@@ -34,6 +37,28 @@ def open_torchscript(path: Path, allow_code: bool) -> "TorchScriptModel":
     if kind != "torchscript":
         raise InputError(f"expected a TorchScript program in {path}, got a model of format {kind}")
     return TorchScriptModel(path)
+
+
+def same_code(one: Path, other: Path) -> bool:
+    """Whether two TorchScript files hold the same code, whatever their weights; nothing of it is run.
+
+    False as soon as one of them is no archive with a single folder and each name once, as torch writes them: two
+    readers could see different code in it.
+    """
+    found = _code(one)
+    return found is not None and found == _code(other)
+
+
+def _code(path: Path) -> dict[str, bytes] | None:
+    """The source code in a TorchScript file by member, without the name of the archive's folder."""
+    try:
+        with ZipFile(path) as archive:
+            names = archive.namelist()
+            if len(set(names)) != len(names) or len({name.partition("/")[0] for name in names}) != 1:
+                return None
+            return {n.partition("/")[2]: archive.read(n) for n in names if "/code/" in n and n.endswith(".py")}
+    except (OSError, BadZipFile, zlib.error, NotImplementedError, RuntimeError):
+        return None
 
 
 class TorchScriptModel:

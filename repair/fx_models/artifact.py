@@ -1,18 +1,16 @@
 """Int8 models of torch.ao's FX graph mode, in TorchScript files: opened for repair, written back, and checked."""
 
-import os
-import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import torch
 from torch import Tensor
 
 from dflare.errors import InputError
-from dflare.models.torchscript import open_torchscript
+from dflare.models.torchscript import open_torchscript, same_code
+from dflare.writing import written_as
 from repair.compression import Plan, check_plan
 from repair.fx_models.layers import Layer, packed, quiet
 from repair.fx_models.reading import load_program, read_program, same_steps
@@ -20,13 +18,14 @@ from repair.fx_models.twin import FloatTwin
 from repair.trainable import Trainable
 
 
-def open_scripted(path: Path, allow_code: bool) -> Trainable:
+def open_scripted(path: Path, allow_code: bool, program: Path | None = None) -> Trainable:
     """The quantised program in a TorchScript file, opened for repair through its float twin.
 
     Weights stay int8 on their scales, all else in the file stays as it is but the float biases. Raises `InputError`
-    without `allow_code`, because loading a program may run it, and for operators that are not known.
+    without `allow_code`, because loading a program may run it, and for operators that are not known. `program` as for
+    `open_torchscript`.
     """
-    open_torchscript(path, allow_code)  # checks, and opens nothing yet
+    open_torchscript(path, allow_code, program)  # checks, and opens nothing yet
     twin = FloatTwin(read_program(load_program(path), path))
     plan = twin.plan()
     return Trainable(twin, plan, partial(_write, path, plan), partial(_check, path))
@@ -49,17 +48,12 @@ def _write(source: Path, plan: Plan, weights: Mapping[str, Tensor], target: Path
         changed = True
         holder, _, attribute = layer.path.rpartition(".")
         setattr(_submodule(program, holder), attribute, packed(layer, integers, bias))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-        temporary = Path(folder) / source.name  # torch names the folder inside the archive after the file
+    with written_as(source.name, target) as temporary:  # torch names the folder inside the archive after the file
         if changed:
             with quiet():
                 program.save(str(temporary))
         else:
             temporary.write_bytes(source.read_bytes())
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
 
 
 def _stored(layer: Layer, weights: Mapping[str, Tensor], target: Path) -> tuple[Tensor, Tensor | None]:
@@ -97,15 +91,3 @@ def _check(source: Path, target: Path) -> None:
         check_plan(dict(twin.named_parameters()), FloatTwin(before).plan())
     except ValueError as error:
         raise InputError(f"{target} must be compressed as {source} is: {error}") from error
-
-
-def same_code(one: Path, other: Path) -> bool:
-    """Whether two TorchScript files hold the same code, whatever their weights; nothing of it is run."""
-    return _code(one) == _code(other)
-
-
-def _code(path: Path) -> dict[str, bytes]:
-    """The source code in a TorchScript file by member, without the name of the archive's folder."""
-    with ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if "/code/" in name and name.endswith(".py")]
-        return {name.partition("/")[2]: archive.read(name) for name in names}

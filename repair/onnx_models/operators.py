@@ -14,6 +14,7 @@ from repair.onnx_models import shapes
 from repair.onnx_models.node import Node
 from repair.onnx_models.quantization import dequantize, quantize
 from repair.onnx_models.windows import average_pool, conv, max_pool
+from repair.signs import sign
 
 Operator = Callable[..., Tensor]
 
@@ -84,6 +85,7 @@ OPERATORS: dict[str, Operator] = {
     "Reshape": shapes.reshape,
     "Shape": shapes.shape_of,
     "Sigmoid": lambda node, x: x.sigmoid(),
+    "Sign": lambda node, x: sign(x),
     "Slice": shapes.cut,
     "Softmax": _softmax,
     "Squeeze": shapes.squeeze,

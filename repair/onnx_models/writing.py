@@ -1,6 +1,5 @@
 """Weights and scales put back into the graph of an ONNX file."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from torch import Tensor
 
 from dflare.errors import InputError
+from dflare.writing import write_atomic
 from repair.compression import Plan, Quantized
 from repair.integers.scales import at_scales
 from repair.onnx_models.graph import OnnxModule
@@ -59,7 +59,7 @@ def write_model(source: Source, weights: Mapping[str, Tensor], target: Path) -> 
         _store(tensors[stored], before[name], moved[name], source.plan.get(name), grid)
         if isinstance(grid, Quantized) and stored in source.own_scales:
             _store_scale(tensors[source.own_scales[stored]], grid.scale, target)
-    _write_atomic(target, copy.SerializeToString(deterministic=True))
+    write_atomic(target, copy.SerializeToString(deterministic=True))
 
 
 def _store(tensor: TensorProto, old: Tensor, new: Tensor, before: object, grid: object) -> None:
@@ -91,17 +91,3 @@ def _put(tensor: TensorProto, result: np.ndarray) -> None:
     else:
         field = tensor.float_data if tensor.data_type == tensor.FLOAT else tensor.int32_data
         field[:] = result.ravel().tolist()
-
-
-def _write_atomic(target: Path, content: bytes) -> None:
-    """Temporary name beside the target, fsync, rename: a reader sees the old file or the new one."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,13 +2,13 @@
 
 import hashlib
 import io
-import os
 from pathlib import Path
 
 import numpy as np
 
 from dflare.errors import InputError
 from dflare.triggers import read_arrays
+from dflare.writing import write_atomic
 from repair.outputs.checking import check_head
 from repair.outputs.head import Arrays, Head
 
@@ -30,14 +30,7 @@ def head_bytes(head: Head) -> bytes:
 
 def save_head(head: Head, path: Path) -> None:
     """Write the head to a file, whole or not at all; raises `InputError` for a head that could not be read back."""
-    content = head_bytes(check_head(head, "the head to be saved"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomic(path, head_bytes(check_head(head, "the head to be saved")))
 
 
 def load_head(path: Path, classes: int | None = None) -> Head:

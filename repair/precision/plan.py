@@ -1,13 +1,13 @@
 """Which tensors of an int8 ONNX file have 16 bits, written into a copy of the file and checked."""
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from onnx import ModelProto
 
 from dflare.errors import InputError
+from dflare.writing import write_atomic
 from repair.onnx_models.activations import grids
 from repair.onnx_models.bits import widen, with_float_output
 from repair.onnx_models.difference import difference
@@ -46,16 +46,7 @@ def write_bits(source: Path, bits: Bits, target: Path) -> Path:
     Raises `InputError` unless what is read is what came in with nothing but the named grids changed.
     """
     expected = with_bits(read_whole(source), bits)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(expected.SerializeToString(deterministic=True))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomic(target, expected.SerializeToString(deterministic=True))
     if any(difference(expected, read_whole(target))):
         raise InputError(f"{target} must be {source} with finer grids and nothing else, but it reads otherwise")
     return target

@@ -1,6 +1,5 @@
 """Small fully connected networks in ONNX files: opened for repair, and written back into a copy of the file."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dflare.errors import InputError, first_line
+from dflare.writing import write_atomic
 from repair.properties.dense import DenseNetwork
 
 try:
@@ -53,7 +53,7 @@ class NetworkFile:
         tensors = {tensor.name: tensor for tensor in copy.graph.initializer}
         for name, place in self.stored.items():
             _store(tensors[place.name], weights[name].detach(), place, target)
-        _write_atomic(target, copy.SerializeToString(deterministic=True))
+        write_atomic(target, copy.SerializeToString(deterministic=True))
         written = read_whole(target)
         data, structure = difference(self.model, written)
         others = sorted(set(data) - {place.name for place in self.stored.values()})
@@ -104,20 +104,6 @@ def _store(tensor: TensorProto, weight: Tensor, place: Stored, target: Path) -> 
         tensor.raw_data = stored.raw_data
     else:
         tensor.float_data[:] = values.ravel().tolist()
-
-
-def _write_atomic(target: Path, content: bytes) -> None:
-    """Temporary name beside the target, fsync, rename: a reader sees the old file or the new one."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _compare(path: Path, model: ModelProto, network: DenseNetwork, weights: Mapping[str, Tensor]) -> None:

@@ -1,8 +1,6 @@
 """Weights put back into a `.pt2` program, and what differs between two programs."""
 
-import os
 import re
-import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +12,7 @@ from torch.export import ExportedProgram
 
 from dflare.errors import InputError
 from dflare.models.exported import load_program
+from dflare.writing import written_as
 from repair.compression import Plan, Quantized
 from repair.pt2_models.scales import StoredScale
 
@@ -40,14 +39,9 @@ def write_program(
     for name, weight in ((name, weight) for name, weight in weights.items() if name not in scales):
         tensors = program.state_dict if name in program.state_dict else program.constants
         tensors[name] = _like(tensors[name], weight.detach(), plan.get(name), name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-        # torch names the folder inside the archive after the file: so the same weights give the same bytes
-        temporary = Path(folder) / f"{_folder_in(source)}.pt2"
+    # torch names the folder inside the archive after the file: so the same weights give the same bytes
+    with written_as(f"{_folder_in(source)}.pt2", target) as temporary:
         torch.export.save(program, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
 
 
 def _folder_in(path: Path) -> str:

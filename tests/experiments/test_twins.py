@@ -56,7 +56,7 @@ def test_gradients_are_those_of_the_models_in_the_files(toys: Any):
         ({"original": "original.pt2"}, "the compressed model of toy is opened in memory"),
         (
             {"original": "original.pt2", "compressed": "lite"},
-            r"compressed model of toy is not one \(a model to be repaired must be \.pt2 or \.onnx, got .*lite",
+            r"compressed model of toy is not one \(a model to be repaired must be \.pt2, \.onnx or \.pt, got .*lite",
         ),
         ({"original": "lite", "compressed": "pruned.pt2"}, r"original of toy is not one \(a model to be repaired must"),
         ({"original": "original.pt2", "compressed": "none.onnx"}, r"compressed model of toy .*none\.onnx, found none"),

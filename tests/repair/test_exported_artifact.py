@@ -90,7 +90,7 @@ def test_another_graph_and_weights_that_are_no_numbers_are_refused(file: Path, t
 
 def test_only_formats_that_open_are_opened(tmp_path: Path):
     (tmp_path / "model.tflite").write_bytes(bytes(4) + b"TFL3" + bytes(64))
-    with pytest.raises(InputError, match=r"to be repaired must be \.pt2 or \.onnx, got .*model\.tflite"):
+    with pytest.raises(InputError, match=r"to be repaired must be \.pt2, \.onnx or \.pt, got .*model\.tflite"):
         open_trainable(tmp_path / "model.tflite")
     with pytest.raises(InputError, match="found none"):
         open_trainable(tmp_path / "model.pt2")

@@ -220,6 +220,7 @@ CASES: dict[str, list[tuple[list[Node], Stored]]] = {
     "Reshape": [one("Reshape", {"s": ints(0, 2, -1)}), one("Reshape", {"s": ints(-1, 144)}, allowzero=1)],
     "Shape": [(SIZE, {"first": np.int64(0), "axes": ints(0), "rest": ints(-1)})],
     "Sigmoid": [one("Sigmoid")],
+    "Sign": [([node("Sub", "images", "half", into="d"), node("Sign", "d")], {"half": np.float32(0.5)})],
     "Slice": [one("Slice", {"b": ints(0, 1), "e": ints(2**62, -1), "a": ints(2, -1), "s": ints(2, 1)})],
     "Softmax": [one("Softmax", axis=1), one("Softmax")],
     "Squeeze": [([node("GlobalAveragePool", "images", into="p"), node("Squeeze", "p", "a")], {"a": ints(2, -1)})],

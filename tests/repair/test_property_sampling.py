@@ -56,6 +56,7 @@ def test_ascent_reaches_the_deepest_point():
     assert torch.allclose(found, margins(distance, ball(0.1), reached))
 
 
+@pytest.mark.slow
 def test_splitting_estimates_how_rare_a_disc_is():
     """The share of a disc is pi r^2 / 4, here 8e-7, which few uniform draws would meet."""
     radius = 1e-3
@@ -69,6 +70,7 @@ def test_splitting_of_what_is_common_is_a_uniform_draw():
     assert rare.share == pytest.approx(math.pi / 4, abs=0.03)
 
 
+@pytest.mark.slow
 def test_a_plateau_is_left_and_a_false_peak_is_given_up(monkeypatch: pytest.MonkeyPatch):
     """Margins of -1 everywhere but on a disc; then one that never reaches 0."""
     step = ball(0.1)
@@ -90,6 +92,7 @@ def test_samples_are_what_they_are_called():
     assert samples.share == pytest.approx(math.pi / 16, rel=0.05)
 
 
+@pytest.mark.slow
 def test_rare_samples_come_from_splitting(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("repair.properties.sampling.WALKERS", 200)
     samples = draw_samples(distance, ball(1e-3), 500, generator(3), draws=20_000)
@@ -104,6 +107,7 @@ def test_samples_repeat_by_their_seed():
     assert not torch.equal(first, other)
 
 
+@pytest.mark.slow
 def test_a_property_without_counterexamples_is_said_to_have_none(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("repair.properties.sampling.WALKERS", 50)
     monkeypatch.setattr("repair.properties.splitting.LEVELS", 3)
