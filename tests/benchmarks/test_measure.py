@@ -27,6 +27,7 @@ def subject() -> Subject:
     return Subject(kind, *pairs, one_at_a_time(pairs[0]), Seeds(agreed, pixel_hash(agreed)), files, images)
 
 
+@pytest.mark.slow
 def test_a_row_says_what_the_search_found(subject: Subject) -> None:
     row = measure(subject, "random", EFFORT)
     search = Search(make_kernel("random"), subject.pair, subject.confirm, 0, 60, 16)

@@ -36,6 +36,7 @@ def test_every_seed_of_the_stream_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's record of the process")
+@pytest.mark.slow
 def test_the_peak_rises_with_what_is_in_use() -> None:
     code = "import memory, numpy; before = memory.peak(); block = numpy.ones(2**26); print(before, memory.peak())"
     folder = Path(memory.__file__).parent  # in a process of its own, which has no memory to use again

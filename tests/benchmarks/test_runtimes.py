@@ -61,6 +61,7 @@ def test_torchscript_is_made_of_the_same_network_and_answers_like_it(form: str, 
     assert (furthest > 1e-4) == (form == "int8")
 
 
+@pytest.mark.slow
 def test_a_file_of_a_fixed_batch_answers_any_number_of_images_with_the_same_bits(tmp_path: Path) -> None:
     free, fixed = tmp_path / "free.onnx", tmp_path / "fixed.onnx"
     shape = shape_of("LeNet-5")

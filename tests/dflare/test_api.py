@@ -48,6 +48,7 @@ def brightness(images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("strategy", [name for name, found in STRATEGIES.items() if not found.gradients])
+@pytest.mark.slow
 def test_what_is_found_lies_where_the_two_are_known_to_disagree(strategy: str, images: Tensor):
     found = find_triggers(ORIGINAL, COMPRESSED, images, strategy=strategy, max_queries=300)
     assert len(found) >= 10

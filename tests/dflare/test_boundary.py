@@ -218,6 +218,7 @@ def test_every_candidate_is_one_question_and_nothing_else_is_asked():
 
 
 @pytest.mark.parametrize("references", [True, False])
+@pytest.mark.slow
 def test_every_trigger_is_made_again_from_its_path_noise_included(references):
     pair = linear_pair(grid=4, step=8)
     moves = kernel(known(pair) if references else None)
@@ -247,6 +248,7 @@ def test_a_position_on_a_way_is_written_down_and_noise_stands_behind_it():
 
 
 @pytest.mark.parametrize("references", [True, False])
+@pytest.mark.slow
 def test_no_result_depends_on_the_batch_where_ways_noise_and_mutations_mix(references):
     pair, seeds = linear_pair(grid=4, step=8), noise(12)
     moves = kernel(known(pair) if references else None)
@@ -287,6 +289,7 @@ def near(origin: Tensor, candidates: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(candidates.int(), low), high).to(torch.uint8)
 
 
+@pytest.mark.slow
 def test_held_to_limits_everything_asked_lies_inside_and_triggers_are_made_again():
     pair = linear_pair(grid=4, step=8)
     moves, seeds = kernel(known(pair), hold=near), noise(20)

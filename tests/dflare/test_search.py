@@ -101,6 +101,7 @@ def chunks(seeds: Seeds, *sizes: int) -> Iterator[Seeds]:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.slow
 def test_a_result_depends_neither_on_the_batch_nor_on_the_order_nor_on_the_chunks(
     strategy, toy_pair, toy_gradients, noise_seeds
 ):

@@ -146,6 +146,7 @@ def test_bad_input_without_a_pair_of_files(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_pair_that_agrees_on_no_seed_is_refused(dflare: Callable[..., Any], toys: Any, bad: Path, tmp_path: Path):
     pair = {"pair__original": bad / "first.pt2", "pair__compressed": bad / "last.pt2"}
     settings = toys.settings(tmp_path / "run", **pair)
@@ -209,6 +210,7 @@ def test_a_verb_before_its_turn_is_refused_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_repair_after_half_a_search_is_refused(dflare: Callable[..., Any], toys: Any, finished: Path, tmp_path: Path):
     triggers = tmp_path / "run" / "round-00" / "triggers"
     shutil.copytree(finished / "round-00" / "triggers", triggers)

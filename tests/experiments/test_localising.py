@@ -57,6 +57,7 @@ def test_rounds_that_were_not_looked_into_have_no_section() -> None:
     assert layer_section([{"round": 0, "layers": None}]) == []
 
 
+@pytest.mark.slow
 def test_without_a_method_no_layers_are_written(dflare: Any, toys: Any, tmp_path: Path) -> None:
     settings = toys.settings(tmp_path / "run", localise__method=None)
     assert dflare("search", *settings).code == 0

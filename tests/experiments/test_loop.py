@@ -275,6 +275,7 @@ def test_odd_numbers_are_run(changes: dict[str, Any], dflare: Callable[..., Any]
     assert dflare("repair", *toys.settings(tmp_path, **changes)).code == 0
 
 
+@pytest.mark.slow
 def test_a_model_exported_for_one_image_at_a_time_is_repaired(dflare: Callable[..., Any], toys: Any, tmp_path: Path):
     module = load_program(toys.model("pruned")).module()
     program = torch.export.export(module, (torch.zeros(1, 3, 8, 8),))

@@ -79,6 +79,7 @@ def test_a_wrong_setting_is_refused_in_one_sentence_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_gate_decides_between_exit_code_0_and_1(
     dflare: Callable[..., Any], toys: Any, finished: Path, tmp_path: Path
 ):

@@ -82,6 +82,7 @@ def test_the_other_search_takes_the_judge_seeds_and_finds_other_triggers(searche
     assert (searched / OTHER / "index.jsonl").is_file()
 
 
+@pytest.mark.slow
 def test_a_search_that_was_stopped_in_it_is_continued_to_the_same_end(
     searched: Path, dflare: Callable[..., Any], toys: Any, tmp_path: Path
 ):

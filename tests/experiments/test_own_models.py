@@ -81,6 +81,7 @@ def found(folder: Path) -> Any:
     return triggers
 
 
+@pytest.mark.slow
 def test_a_pair_in_other_clothes_is_searched_like_the_plain_one(
     demanding: dict[str, Any], toys: Any, dflare: Callable[..., Any], tmp_path: Path
 ):
@@ -204,6 +205,7 @@ def test_a_pair_may_be_of_two_formats(toys: Any, dflare: Callable[..., Any], tmp
     assert formats == {"original": "onnx", "compressed": "exported"}
 
 
+@pytest.mark.slow
 def test_seeds_are_balanced_by_label_or_by_what_the_original_says(
     toys: Any, dflare: Callable[..., Any], tmp_path: Path
 ):

@@ -39,6 +39,7 @@ def searched(subject: Subject, folder: Path, **search: object) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_shrunk_triggers_deviate_nearer_to_their_seeds_and_are_counted_apart(subject, tmp_path):
     plain = read_triggers(searched(subject, tmp_path / "plain"))
     shrunk = read_triggers(searched(subject, tmp_path / "shrunk", shrink=True))
@@ -78,6 +79,7 @@ def test_shrinking_that_was_stopped_is_finished_by_the_next_run(subject, tmp_pat
     assert torch.equal(got.images, expected.images)
 
 
+@pytest.mark.slow
 def test_an_inherited_search_keeps_its_shrunk_triggers(subject, tmp_path):
     folder = searched(subject, tmp_path / "first", shrink=True)
     inherit_search(folder, tmp_path / "second")
@@ -108,6 +110,7 @@ def test_limits_that_make_no_sense_are_refused_by_name(key, value):
         shrinking.limits_of(settings(**{key: value}).search)
 
 
+@pytest.mark.slow
 def test_a_finished_search_that_shrinks_is_run_again_and_a_side_may_have_no_trigger(subject, tmp_path):
     folder = searched(subject, tmp_path, shrink=True)
     before = (folder / "index.jsonl").read_bytes()
@@ -119,6 +122,7 @@ def test_a_finished_search_that_shrinks_is_run_again_and_a_side_may_have_no_trig
     assert not len(found.side(Side.train))
 
 
+@pytest.mark.slow
 def test_a_deleted_file_of_shrunk_triggers_is_made_again_and_no_other_overwritten(subject, tmp_path):
     folder = searched(subject, tmp_path, shrink=True, batch_size=4)
     expected = (folder / "index.jsonl").read_bytes()

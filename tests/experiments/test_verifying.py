@@ -513,6 +513,7 @@ def test_the_report_has_the_verification_in_its_round_and_a_table(triggers: Path
         add_verification({"round": 3, "search": None}, triggers.parent)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_asked_by_a_runtime_named_afterwards(
     finished: Path, toys: Any, dflare: Callable[..., Any], tmp_path: Path, here: list[Request]
 ):

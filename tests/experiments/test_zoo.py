@@ -141,6 +141,7 @@ def test_pruning_takes_the_smallest_weights_and_leaves_the_original_alone():
 
 
 @pytest.mark.parametrize("name", ["digits_cnn", "lenet5", "plainnet20", "resnet8"])
+@pytest.mark.slow
 def test_a_written_model_answers_as_the_one_in_memory_at_any_batch_size(name, tmp_path):
     architecture = ARCHITECTURES[name]
     model, path = seeded(architecture.student, 0).eval(), tmp_path / "model.pt2"

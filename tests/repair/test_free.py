@@ -142,6 +142,7 @@ def test_a_placebo_moves_the_weights_that_the_repair_chose():
     assert moved == ["norm.bias"]
 
 
+@pytest.mark.slow
 def test_frozen_tensors_keep_their_bytes_in_a_written_pt2_file(tmp_path: Path):
     model = net()
     program = torch.export.export(
@@ -151,6 +152,7 @@ def test_frozen_tensors_keep_their_bytes_in_a_written_pt2_file(tmp_path: Path):
     assert written_moved(tmp_path / "net.pt2", tmp_path / "out.pt2") == {"program.head.weight", "program.head.bias"}
 
 
+@pytest.mark.slow
 def test_frozen_tensors_keep_their_bytes_in_a_written_int8_onnx_file(tmp_path: Path):
     pytest.importorskip("onnxruntime", reason="int8 files are made by ONNX Runtime: pip install 'dflare[onnx]'")
     from onnx import load, numpy_helper

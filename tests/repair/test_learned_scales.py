@@ -109,6 +109,7 @@ def numbers(path: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize("which", Scales)
 @pytest.mark.parametrize("file", FILES)
+@pytest.mark.slow
 def test_opening_scales_changes_no_answer_and_writing_them_back_no_byte(file, which, tmp_path: Path):
     path, same = file(tmp_path), tmp_path / f"same{file(tmp_path).suffix}"
     trainable = open_trainable(path, scales=which)

@@ -167,6 +167,7 @@ def test_a_network_without_damage_has_no_responsible_layer(
     assert max(layer.share.value for layer in found.layers) < 0.5
 
 
+@pytest.mark.slow
 def test_results_are_the_same_each_time_and_shares_sum_to_one(weights: dict[str, Tensor], images: Tensor) -> None:
     compressed = network(noisy_layer(weights, "two"))
     for method in ("intervention", "activation", "gradient"):
