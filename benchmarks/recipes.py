@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+import kept_rows
 from dflare.errors import InputError
 from experiments.environment import environment
 from recipe_rows import DISTILLED, PAIRS, QUICK, Scale, measure
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         for row in measured(options, known):
             rows.append(row)
             if options.json:
-                content = {"environment": environment({}), "rows": [*rows, *_others(known, rows)]}
+                content = {"environment": environment({}), "rows": [*rows, *kept_rows.others(known, rows)]}
                 options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except InputError as error:
         print(error, file=sys.stderr)
@@ -73,8 +74,7 @@ def measured(options: argparse.Namespace, known: list[dict[str, Any]]) -> Iterat
         print(f"\n{pair}\n\n| {' | '.join(HEADINGS)} |\n| :-- |{' --: |' * (len(HEADINGS) - 1)}", flush=True)
         for name, recipe in recipes.items():
             same = {"pair": pair, "recipe": name, "parts": recipe.parts(), "scale": asdict(scale)}
-            found = next((row for row in known if all(row[key] == value for key, value in same.items())), None)
-            row = found or plain(asdict(measure(pair, name, recipe, scale)))
+            row = kept_rows.find(known, same) or plain(asdict(measure(pair, name, recipe, scale)))
             print(line(row), flush=True)
             yield row
 
@@ -96,12 +96,6 @@ def line(row: dict[str, Any]) -> str:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
-
-
-def _others(known: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The known rows that were not asked for this time."""
-    keys = ("pair", "recipe", "parts", "scale")
-    return [row for row in known if not any(all(row[key] == other[key] for key in keys) for other in rows)]
 
 
 def _parser() -> argparse.ArgumentParser:

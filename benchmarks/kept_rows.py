@@ -1,0 +1,19 @@
+"""Rows that a JSON file of an earlier run holds, so that they need not be measured again."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+IDENTITY = ("pair", "recipe", "parts", "scale")
+"""Keys in which two rows are the same measurement."""
+
+
+def find(known: Sequence[Row], same: Mapping[str, Any]) -> Row | None:
+    """The first known row that has these values, None where there is none."""
+    return next((row for row in known if all(row[key] == value for key, value in same.items())), None)
+
+
+def others(known: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """The known rows that were not asked for this time."""
+    return [row for row in known if find(rows, {key: row[key] for key in IDENTITY}) is None]
