@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from dflare.errors import InputError
-from dflare.models.formats import sniff
 from dflare.triggers import Side
 from experiments.config import Config
 from experiments.files import write_atomic
@@ -32,16 +31,14 @@ def check_precision(run: Run) -> None:
     """Raise `InputError` where more bits are asked for and the model handed in cannot have them."""
     if not is_asked(run.settings):
         return
-    wants, file = "repair.precision gives 16 bits to tensors of an int8 .onnx file", run.subject.files.get("compressed")
+    wants = "repair.precision gives 16 bits to tensors of an int8 .onnx or .pt2 file"
+    file = run.subject.files.get("compressed")
     if file is None:
         raise InputError(f"{wants}, but the compressed model of {run.subject.name} is no file; remove repair.precision")
-    if sniff(file) != "onnx":
-        raise InputError(f"{wants}, got {file}, which is no .onnx; remove repair.precision, or compress to int8 .onnx")
-    from repair.onnx_models.weights import read_whole
     from repair.precision.deciding import check_wish
 
     try:
-        check_wish(read_whole(file), _wish(run.settings))
+        check_wish(file, _wish(run.settings))
     except InputError as error:
         raise InputError(f"{wants}, which {file} refuses: {error}; remove repair.precision or change it") from error
 
@@ -61,7 +58,7 @@ def training_start(run: Run, now: Standing) -> Path:
     if not is_asked(run.settings) or now.model != run.subject.files["compressed"]:
         return now.model
     folder = run.folder.round(0)
-    target = folder / "precision" / "model.onnx"
+    target = folder / "precision" / f"model{now.model.suffix}"
     if not (folder / "precision.json").exists():
         say("round 0: which tensors get 16 bits")
         shutil.rmtree(target.parent, ignore_errors=True)  # what a killed process left
@@ -72,12 +69,11 @@ def training_start(run: Run, now: Standing) -> Path:
 def _widen(run: Run, model: Path, target: Path) -> None:
     """Write the model with its bits, if it gets any, and `precision.json`."""
     from repair.precision.deciding import decide
-    from repair.precision.plan import write_bits
 
     bench, learned = _bench(run, model, target.parent / "candidates")
     decision = decide(bench, _wish(run.settings), run.settings.seed)
     if decision.bits:
-        write_bits(model, decision.bits, target)
+        bench.format.write(model, decision.bits, target)
     shutil.rmtree(bench.folder, ignore_errors=True)
     write_atomic(target.parents[1] / "precision.json", json.dumps(_told(run, bench, learned, decision)) + "\n")
 

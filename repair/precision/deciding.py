@@ -3,18 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-from onnx import ModelProto
+from typing import Any
 
 from dflare.errors import InputError
-from repair.onnx_models.difference import difference
-from repair.onnx_models.ranges import observe
-from repair.onnx_models.weight_bits import small_weights
-from repair.onnx_models.weights import find_weights, read_whole
 from repair.precision.choice import Names
+from repair.precision.formats import Format, format_of
 from repair.precision.mixed_precision import Bench, Budget, Step, frontier
 from repair.precision.orders import orders
-from repair.precision.plan import Bits, affordable_weights, every_activation, with_bits, write_bits
+from repair.precision.plan import Bits
 from repair.precision.stopping import enough
 
 
@@ -54,74 +50,83 @@ def decide(bench: Bench, wish: Wish, seed: int) -> Decision:
     `bench.float_output` must be the wish's. Weights come last, because nothing but a training tells what theirs are
     worth. Raises `InputError` for all activations where they cost more than is allowed.
     """
-    model, before, budget = read_whole(bench.path), bench.judge(bench.path), _budget(bench, wish)
+    form, before, budget = bench.format, bench.judge(bench.path), _budget(bench, wish)
     groups, ways, taken = bench.groups(), {}, None
     tensors: Sequence[str] = ()
     if wish.activations == "chosen":
-        seen = observe(bench.path, bench.search.images[:1], bench.interface)
-        named = orders({name: each.numbers for name, each in seen.items()}, seed)
+        named = orders(form.numbers(bench.path, bench.search.images[:1], bench.interface), seed)
         ways = {name: frontier(bench, budget, choose) for name, choose in named.items()}
         taken = enough([bench.wrong(step) for step in ways[wish.choose]], bench.groups_of_probe)
         tensors = ways[wish.choose][taken].tensors
     elif wish.activations == "all":
-        tensors = every_activation(read_whole(bench.write(())))
-    bits = Bits(tuple(tensors), (), wish.float_output and any(difference(model, with_bits(model, Bits((), (), True)))))
+        tensors = _every(groups)
+    bits = Bits(tuple(tensors), (), wish.float_output and form.has_rounded_output(form.read(bench.path)))
     if wish.activations == "all" and not _fits(bench, bits, budget):
         raise InputError(
             f"all activations of {bench.path} at 16 bits cost more than max_bytes={wish.max_bytes} and max_latency="
             f"{wish.max_latency} of repair.precision allow; raise them, or let activations=chosen keep within them"
         )
-    bits = _with_weights(bench, model, bits, wish, budget)
-    wide = with_bits(model, bits)
-    left = [weight.values.size for weight in find_weights(wide.graph) if str(weight.values.dtype) == "int8"]
-    after = bench.judge(_written(bench, bits), bits.activations) if bits else before
+    bits = _with_weights(bench, bits, wish, budget)
+    left = [size for _, size in form.weights(form.read(bench.write_bits(bits) if bits else bench.path))]
+    after = bench.judge(bench.write_bits(bits), bits.activations) if bits else before
     return Decision(bits, before, after, groups, ways, taken, min(left, default=None), sum(left))
 
 
-def check_wish(model: ModelProto, wish: Wish) -> None:
-    """Raise `InputError` for a model that has nothing to widen, or that more bits would break, before any work."""
-    wide = with_bits(model, Bits((), (), wish.float_output))
+def check_wish(path: Path, wish: Wish) -> None:
+    """Raise `InputError` for a file that has nothing to widen, or that more bits would break, before any work."""
+    form = format_of(path)
+    wide = form.with_bits(form.read(path), Bits((), (), wish.float_output))
     if wish.activations is not None:
-        names = every_activation(wide)
+        names = _every(form.groups(wide))
         if not names:
             raise InputError("no activation is quantised per tensor")
-        wide = with_bits(wide, Bits(names))
+        wide = form.with_bits(wide, Bits(names))
     if wish.weights:
-        smallest = small_weights(wide, wide.ByteSize())[:1]
-        if not smallest:
+        if not form.weights(wide):
             raise InputError("no weight is int8")
-        with_bits(wide, Bits((), affordable_weights(wide, wide.ByteSize())))
+        form.with_bits(wide, Bits((), _affordable(form, wide, None)))
+
+
+def _every(groups: Sequence[Names]) -> Names:
+    return tuple(name for group in groups for name in group)
+
+
+def _affordable(form: Format, model: Any, more_bytes: int | None) -> Names:
+    """The smallest int8 weights that can have 16 bits for `more_bytes` in all (None: any), with grids of their own."""
+    chosen = []
+    for name, size in form.weights(model):
+        more_bytes = more_bytes if more_bytes is None else more_bytes - size
+        if more_bytes is not None and more_bytes < 0:
+            break
+        chosen.append(name)
+    return tuple(name for name in chosen if form.has_own_grid(model, name))
 
 
 def _budget(bench: Bench, wish: Wish) -> Budget:
     """The limits in bytes and milliseconds; the file with nothing widened always keeps within them."""
-    start, size, most_ms = bench.write(()), read_whole(bench.path).ByteSize(), None
+    start, size, most_ms = bench.write(()), bench.path.stat().st_size, None
     most = None if wish.max_bytes is None else max(int(wish.max_bytes * size), start.stat().st_size)
     if wish.max_latency is not None:
         most_ms = max(wish.max_latency * bench.latency(bench.path), bench.latency(start))
     return Budget(most, most_ms)
 
 
-def _with_weights(bench: Bench, model: ModelProto, bits: Bits, wish: Wish, budget: Budget) -> Bits:
+def _with_weights(bench: Bench, bits: Bits, wish: Wish, budget: Budget) -> Bits:
     """The bits with as many of the smallest weights as the wish and the budget pay for."""
     if not wish.weights:
         return bits
-    wide = with_bits(model, bits)
-    most = wide.ByteSize() + int(wish.weights * model.ByteSize())
+    wide = bench.write_bits(bits)
+    size = wide.stat().st_size
+    most = size + int(wish.weights * bench.path.stat().st_size)
     limits = replace(budget, max_bytes=most if budget.max_bytes is None else min(most, budget.max_bytes))
     assert limits.max_bytes is not None
-    names = affordable_weights(wide, limits.max_bytes - wide.ByteSize())
+    names = _affordable(bench.format, bench.format.read(wide), limits.max_bytes - size)
     while names and not _fits(bench, replace(bits, weights=names), limits):
         names = names[:-1]  # zero points grow as well
     return replace(bits, weights=names)
 
 
 def _fits(bench: Bench, bits: Bits, budget: Budget) -> bool:
-    path = _written(bench, bits)
+    path = bench.write_bits(bits)
     small = budget.max_bytes is None or path.stat().st_size <= budget.max_bytes
     return small and (budget.max_latency_ms is None or bench.latency(path) <= budget.max_latency_ms)
-
-
-def _written(bench: Bench, bits: Bits) -> Path:
-    """The file with these bits among the bench's candidates."""
-    return write_bits(bench.path, bits, bench.folder / f"{bench.path.stem}-{bits.key}.onnx")

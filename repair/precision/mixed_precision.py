@@ -1,6 +1,5 @@
-"""Mixed precision repair: which activations of an int8 ONNX model deserve 16 bits, and what that costs."""
+"""Mixed precision repair: which activations of an int8 model deserve 16 bits, and what that costs."""
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,15 +12,10 @@ from dflare.errors import InputError
 from dflare.models.interface import Interface
 from dflare.models.opening import open_classifier
 from repair.precision.choice import Choice, Names, greedy
+from repair.precision.formats import Format, format_of
+from repair.precision.latency import latencies
+from repair.precision.plan import Bits
 from repair.proof.intervals import Figure, Groups, Mask, share
-
-try:
-    from repair.onnx_models.activations import grids
-    from repair.onnx_models.bits import widen, with_float_output
-    from repair.onnx_models.weights import read_whole
-    from repair.precision.latency import latencies
-except ImportError as missing:
-    raise InputError(f'mixed precision needs {missing.name}: pip install "dflare[onnx]"') from missing
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,7 @@ class Budget:
     """What a repaired file may cost at most; None for no limit."""
 
     max_bytes: int | None = None
-    max_latency_ms: float | None = None  # ONNX Runtime, one image, one thread
+    max_latency_ms: float | None = None  # of the file's runtime, one image, one thread
 
 
 @dataclass(frozen=True)
@@ -83,24 +77,26 @@ class Bench:
     _wrong: dict[Path, Mask] = field(default_factory=dict, repr=False)
     _latencies: dict[Path, float] = field(default_factory=dict, repr=False)
 
+    @property
+    def format(self) -> Format:
+        """How the file is widened."""
+        return format_of(self.path)
+
     def write(self, tensors: Iterable[str]) -> Path:
         """The file with these tensors widened; the same name for the same tensors."""
-        names = sorted(tensors)
-        key = hashlib.sha256("\0".join([str(self.float_output), *names]).encode()).hexdigest()[:16]
-        target = self.folder / f"{self.path.stem}-{key}.onnx"
+        return self.write_bits(Bits(tuple(sorted(tensors)), (), self.float_output))
+
+    def write_bits(self, bits: Bits) -> Path:
+        """The file with these bits, among the candidates; the same name for the same bits."""
+        target = self.folder / f"{self.path.stem}-{bits.key}{self.path.suffix}"
         if not target.exists():
-            model = read_whole(self.path)
-            model = with_float_output(model) if self.float_output else model
-            model = widen(model, names) if names else model
             self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_suffix(".tmp")
-            temporary.write_bytes(model.SerializeToString(deterministic=True))
-            temporary.replace(target)
+            self.format.write(self.path, bits, target)
         return target
 
     def groups(self) -> list[Names]:
         """The activations that can be widened, in groups that share a grid."""
-        return grids(read_whole(self.write(())))
+        return self.format.groups(self.format.read(self.write(())))
 
     def loss(self, tensors: frozenset[str]) -> float:
         """Mean KL divergence of the widened file from the original on the search's images, in nats."""

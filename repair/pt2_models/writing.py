@@ -39,7 +39,12 @@ def write_program(
     for name, weight in ((name, weight) for name, weight in weights.items() if name not in scales):
         tensors = program.state_dict if name in program.state_dict else program.constants
         tensors[name] = _like(tensors[name], weight.detach(), plan.get(name), name)
-    # torch names the folder inside the archive after the file: so the same weights give the same bytes
+    save_program(program, source, target)
+
+
+def save_program(program: ExportedProgram, source: Path, target: Path) -> None:
+    """Write a program that came from `source`, atomically; the same program gives the same bytes."""
+    # torch names the folder inside the archive after the file
     with written_as(f"{_folder_in(source)}.pt2", target) as temporary:
         torch.export.save(program, temporary)
 

@@ -96,7 +96,7 @@ def test_wrong_settings_are_refused(changes: dict[str, Any], said: str):
         (
             "search",
             "{toys}/pruned.pt2",
-            "pruned.pt2, which is no .onnx; remove repair.precision, or compress to int8 .onnx",
+            "pruned.pt2 refuses: no activation is quantised per tensor",
         ),
         ("loop", "{planted}/original.onnx", "original.onnx refuses: no activation is quantised per tensor"),
     ],

@@ -23,7 +23,8 @@ from repair.opening import open_trainable  # noqa: E402
 from repair.precision.deciding import Wish, check_wish, decide  # noqa: E402
 from repair.precision.latency import latencies  # noqa: E402
 from repair.precision.mixed_precision import Asked, Bench, Budget, divergence, frontier  # noqa: E402
-from repair.precision.plan import Bits, with_bits, write_bits  # noqa: E402
+from repair.precision.onnx_file import with_bits, write_bits  # noqa: E402
+from repair.precision.plan import Bits  # noqa: E402
 from repair.precision.stopping import enough  # noqa: E402
 from repair.recipes import find_recipe  # noqa: E402
 from tests.repair import planted_net  # noqa: E402
@@ -167,14 +168,17 @@ def test_a_limit_of_bytes_holds_for_activations_and_weights_together(tmp_path):
         decide(here, Wish("all", max_bytes=1.0), 0)  # zero points of two bytes
 
 
-def test_a_wish_that_cannot_be_met_is_refused_before_any_work():
-    check_wish(planted_net.compressed(), Wish("chosen", weights=0.1, float_output=True))
+def test_a_wish_that_cannot_be_met_is_refused_before_any_work(tmp_path):
+    check_wish(save(planted_net.compressed(), tmp_path / "a.onnx"), Wish("chosen", weights=0.1, float_output=True))
     for model in (planted_net.original(), float_net()):
         with pytest.raises(InputError, match="no activation is quantised"):
-            check_wish(model, Wish("all"))
+            check_wish(save(model, tmp_path / "b.onnx"), Wish("all"))
     wide = with_bits(planted_net.compressed(), Bits(weights=("w1", "w2", "w3")))
     with pytest.raises(InputError, match="no weight is int8"):
-        check_wish(wide, Wish(weights=0.1))
+        check_wish(save(wide, tmp_path / "c.onnx"), Wish(weights=0.1))
+    (tmp_path / "d.tflite").write_bytes(b"\x1c\0\0\0TFL3")
+    with pytest.raises(InputError, match=r"int8 \.onnx and \.pt2 files"):
+        check_wish(tmp_path / "d.tflite", Wish("all"))
 
 
 def test_a_written_file_has_the_named_grids_and_nothing_else_changed(tmp_path):
