@@ -19,7 +19,7 @@ MODELS = {"mnist_lenet-5": "mnist", "mnist_simplecnn": "mnist", "cifar-10_resnet
 DISTILLED, PRUNED, INT8, BITS = "distilled", "pruned", "int8", "int8, more bits"
 
 KINDS = {"distilled.pt2": DISTILLED, "pruned.pt2": PRUNED, "int8.pt2": INT8, "int8.onnx": INT8}
-"""File of a pair -> the column of issue 5, point 8, that it belongs to; `int8.onnx` is also repaired with more bits."""
+"""File of a pair -> the column of issue 5, point 8, that it belongs to; those of int8 are also repaired with more bits."""
 
 KEPT = (
     "efficacy",
@@ -80,7 +80,7 @@ def rows(settings: Mapping[str, Mapping[str, str]], resnet: Mapping[str, str], s
     """Every row: `settings` by column, `resnet` over them for ResNet-20, `seeds` how many by data set."""
     found = []
     for model, data in MODELS.items():
-        for file, kind in [*KINDS.items(), ("int8.onnx", BITS)]:
+        for file, kind in [*KINDS.items(), *((file, BITS) for file, kind in KINDS.items() if kind == INT8)]:
             own = {**settings[kind], **(resnet if data == "cifar10" else {})}
             found += [Row(model, file, kind, seed, own) for seed in range(seeds[data])]
     return sorted(found, key=lambda row: (row.seed, list(MODELS).index(row.model)))

@@ -1,4 +1,4 @@
-"""Repair, judged: `dflare loop` on twelve third-party pairs, and the int8 `.onnx` ones again with more bits.
+"""Repair, judged: `dflare loop` on twelve third-party pairs, and the int8 ones again with more bits.
 
     python benchmarks/repairs.py --json rows.json   all rows, three seeds on MNIST and one on CIFAR-10 (hours)
     python benchmarks/repairs.py --quick            LeNet-5's distilled student, small (under a minute)
