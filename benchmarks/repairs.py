@@ -37,8 +37,8 @@ WIDER |= {"repair.steps": "1000", "repair.learning_rate": "0.0003"}
 SETTINGS: Mapping[str, Mapping[str, str]] = {
     DISTILLED: {**COMMON, **LONG, "repair.learning_rate": "0.01", "repair.recipe": "lead"},
     PRUNED: {**COMMON, **LONG, "repair.recipe": "logits"},
-    INT8: {**COMMON, "search.strategy": "boundary", "repair.recipe": "int8"},
-    BITS: {**COMMON, **WIDER, "search.strategy": "boundary", "repair.recipe": "logits"},
+    INT8: {**COMMON, "search.seeds": "2000", "repair.recipe": "int8"},
+    BITS: {**COMMON, **WIDER, "search.seeds": "2000", "repair.recipe": "logits"},
 }
 """Column -> settings, chosen on LeNet-5 and SimpleCNN, see docs/repair.md."""
 
