@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,13 +76,12 @@ class Row:
         return [f"{key}={value}" for key, value in {**pairs, **self.settings}.items()]
 
 
-def rows(settings: Mapping[str, Mapping[str, str]], resnet: Mapping[str, str], seeds: Mapping[str, int]) -> list[Row]:
-    """Every row: `settings` by column, `resnet` over them for ResNet-20, `seeds` how many by data set."""
+def rows(settings_of: Callable[[str, str], Mapping[str, str]], seeds: Mapping[str, int]) -> list[Row]:
+    """Every row: `settings_of` says those of a model and a column, `seeds` how many by data set."""
     found = []
     for model, data in MODELS.items():
         for file, kind in [*KINDS.items(), *((file, BITS) for file, kind in KINDS.items() if kind == INT8)]:
-            own = {**settings[kind], **(resnet if data == "cifar10" else {})}
-            found += [Row(model, file, kind, seed, own) for seed in range(seeds[data])]
+            found += [Row(model, file, kind, seed, settings_of(model, kind)) for seed in range(seeds[data])]
     return sorted(found, key=lambda row: (row.seed, list(MODELS).index(row.model)))
 
 

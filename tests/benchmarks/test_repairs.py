@@ -28,15 +28,16 @@ def row(pair, kind, seed, generalization, placebo=0.4):
 
 
 def test_twelve_pairs_and_the_int8_ones_again_with_more_bits_are_measured():
-    names = {(made.pair, made.kind) for made in repairs.rows(repairs.SETTINGS, {}, {"mnist": 1, "cifar10": 1})}
+    names = {(made.pair, made.kind) for made in repairs.rows(repairs.settings_of, {"mnist": 1, "cifar10": 1})}
     assert len(names) == 18
     assert sum(kind == INT8 for _, kind in names) == 6
     assert sum(kind == BITS for _, kind in names) == 6
 
 
 def test_cifar_has_its_own_settings_and_seeds():
-    made = repairs.rows(repairs.SETTINGS, {"search.seeds": "7"}, {"mnist": 3, "cifar10": 1})
-    assert {r.settings["search.seeds"] for r in made if r.model.startswith("cifar")} == {"7"}
+    made = repairs.rows(repairs.settings_of, {"mnist": 3, "cifar10": 1})
+    assert {r.settings["probe.images"] for r in made if r.model.startswith("cifar")} == {"10000"}
+    assert not any("probe.images" in r.settings for r in made if r.model.startswith("mnist"))
     assert {r.seed for r in made if r.model.startswith("mnist")} == {0, 1, 2}
     assert {r.seed for r in made if r.model.startswith("cifar")} == {0}
 
