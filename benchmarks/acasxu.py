@@ -2,15 +2,15 @@
 
     python benchmarks/acasxu.py                      every row with the default method (some minutes of one core)
     python benchmarks/acasxu.py --quick              three rows (under a minute)
-    python benchmarks/acasxu.py --methods hinge,care some methods; `all` for all of them
+    python benchmarks/acasxu.py --methods hinge,care some methods; `all` for all of them and a no-op
     python benchmarks/acasxu.py --activation Tanh    students of the networks with tanh (or Elu), trained first
     python benchmarks/acasxu.py --check              exit 1 when the default method misses a figure of issue 6
     python benchmarks/acasxu.py --json rows.json     also write the rows; those that it holds are not measured again
 
 Networks and properties are found under $DFLARE_BENCH/data/acasxu (default: the folder `shared` beside the project),
-BIRDNN's samples of two rows beside them in data/birdnn, read where h5py is installed and not asked for with --own.
-A row draws 10,000 counterexamples and 10,000 safe inputs to repair, and as many unseen ones to judge. Judged is the
-written ONNX file, by ONNX Runtime. The time is that of the repair alone on one thread, apart from the sampling.
+BIRDNN's samples of two rows beside them in data/birdnn, read where h5py is installed and --own is not given. A row
+draws 10,000 counterexamples and 10,000 safe inputs to repair, and as many unseen ones to judge. Judged is the written
+ONNX file, by ONNX Runtime. The time is that of the repair alone on one thread, apart from the sampling.
 """
 
 import os
@@ -22,34 +22,21 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
 
-from acasxu_rows import METHODS, QUICK, ROWS, SAMPLES, Row, measure
+import kept_rows
+from acasxu_rows import METHODS, SAMPLES, measure
+from acasxu_samples import QUICK, ROWS, Row
+from acasxu_table import HEADINGS, line, means, misses
 from dflare.errors import InputError
 from experiments.environment import environment
 
-HEADINGS = (
-    *("row", "method", "counterexamples", "rate before", "repaired %", "unseen %", "new violations %"),
-    *("agreement box %", "agreement domain %", "bound before", "bound after", "repair s", "sampling s"),
-)
-
 DEFAULT = "hinge"
 
-FIGURES = {
-    "repaired": (0.999, False),
-    "unseen": (0.9999, False),
-    "new_violations": (0.0001, True),
-    "agreement_box": (0.99, False),
-    "agreement_domain": (0.98, False),
-    "seconds": (2.0, True),
-}
-"""Figure -> what the mean of the default method over the rows is to reach, and whether it is to stay below that."""
-
-KEYS = ("row", "method", "samples", "own", "seed", "activation")
-"""What says that a known row is the one asked for."""
+IDENTITY = ("row", "method", "samples", "own", "seed", "activation")
+"""Keys in which two rows are the same measurement."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,21 +50,21 @@ def main(arguments: list[str] | None = None) -> int:
         for row in measured(options, known):
             rows.append(row)
             if options.json:
-                others = [one for one in known if not any(_same(one, row) for row in rows)]
-                content = {"environment": environment({}), "rows": [*rows, *others]}
+                content = {"environment": environment({}), "rows": [*rows, *kept_rows.others(known, rows, IDENTITY)]}
                 options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    for method in dict.fromkeys(row["method"] for row in rows):
-        print(means_line(method, [row for row in rows if row["method"] == method]))
-    missed = misses([row for row in rows if row["method"] == DEFAULT])
-    print("\n".join(f"short: {line}" for line in missed), file=sys.stderr)
+    print("\n".join(["", *means(rows)]))
+    default = [row for row in rows if row["method"] == DEFAULT]
+    missed = misses(default) if default or not options.check else [f"no row of {DEFAULT} was measured"]
+    for figure in missed:
+        print(f"short: {figure}", file=sys.stderr)
     return 1 if options.check and missed else 0
 
 
 def measured(options: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The rows asked for, printed as they come; those already known are taken over, missing networks left out."""
+    """The rows asked for, printed as they come; known ones are taken over, those with nothing to repair left out."""
     methods = list(METHODS) if options.methods == "all" else options.methods.split(",")
     if unknown := [name for name in methods if name not in METHODS]:
         raise InputError(f"--methods must be `all` or some of {', '.join(METHODS)}, got {unknown[0]!r}")
@@ -86,8 +73,11 @@ def measured(options: argparse.Namespace, known: list[dict[str, Any]]) -> Iterat
         for method in methods:
             asked = {"row": row.name, "method": method, "samples": options.samples, "own": options.own}
             asked |= {"seed": options.seed, "activation": options.activation}
-            found = next((one for one in known if _same(one, asked)), None)
-            one = found or measure(row, method, options.samples, options.own, options.seed, options.activation)
+            try:
+                one = kept_rows.find(known, asked) or measure(row, method, *(asked[key] for key in IDENTITY[2:]))
+            except InputError as error:  # such as a student that violates nothing
+                print(f"{row.name} left out: {error}", file=sys.stderr)
+                break
             print(line(one), flush=True)
             yield one
 
@@ -118,45 +108,6 @@ def present(rows: Sequence[Row]) -> list[Row]:
     if missing:
         print(f"{len(rows) - len(found)} of {len(rows)} rows left out: {missing}", file=sys.stderr)
     return found
-
-
-def line(row: dict[str, Any]) -> str:
-    """A row of the table."""
-    before, after = row["statement_before"], row["statement_after"]
-    share = before["rate"] if row["share"] is None else row["share"]
-    cells = [
-        row["row"], f"`{row['method']}`", f"{row['counterexamples']} ({row['source']})", f"{share:.2g}",
-        *(f"{100 * row[key]:.3f}" for key in ("repaired", "unseen", "new_violations")),
-        *(f"{100 * row[key]:.2f}" for key in ("agreement_box", "agreement_domain")),
-        f"{before['bound']:.2g}", f"{after['bound']:.2g}", f"{row['seconds']:.2f}", f"{row['sampling_seconds']:.1f}",
-    ]  # fmt: skip
-    return f"| {' | '.join(cells)} |"
-
-
-def means_line(method: str, rows: Sequence[dict[str, Any]]) -> str:
-    """The means of a method over the rows, and the greatest bound after."""
-    means = {key: fmean(row[key] for row in rows) for key in (*FIGURES, "sampling_seconds", "cpu_seconds")}
-    return (
-        f"mean of {len(rows)} rows, {method}: repaired {100 * means['repaired']:.3f} %, unseen "
-        f"{100 * means['unseen']:.4f} %, new violations {100 * means['new_violations']:.4f} %, agreement in the box "
-        f"{100 * means['agreement_box']:.2f} %, whole domain {100 * means['agreement_domain']:.2f} %, repair "
-        f"{means['seconds']:.2f} s (cpu {means['cpu_seconds']:.2f} s), sampling {means['sampling_seconds']:.1f} s; "
-        f"worst bound after {max(row['statement_after']['bound'] for row in rows):.2g}"
-    )
-
-
-def misses(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The figures that the means over these rows do not reach, in words; none where nothing was measured."""
-    found = []
-    for name, (target, at_most) in FIGURES.items() if rows else ():
-        mean = fmean(row[name] for row in rows)
-        if (mean > target) if at_most else (mean < target):
-            found.append(f"mean {name} {'<=' if at_most else '>='} {target:g} wanted, measured {mean:.6g}")
-    return found
-
-
-def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return all(one.get(key) == other.get(key) for key in KEYS)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,25 +10,29 @@ from torch import nn
 from repair.properties.dense import Activation, DenseNetwork
 from repair.properties.networks import open_network
 from repair.properties.property import Property
+from repair.properties.sampling import draw_samples
 from repair.properties.writing import save_network
 
 DRAWS, BATCH, STEPS, RATE = 50_000, 512, 4000, 2e-3
 """Inputs to learn from, of the domain and again of the property's boxes, and the training by Adam."""
 
+ERRING = 20_000
+"""Counterexamples of the teacher to learn from, at most: without them a student may violate nothing."""
+
 
 def student_file(teacher: Path, activation: str, wanted: Property, domain: Property, folder: Path) -> Path:
     """The file of a student of as many layers and neurons as its teacher, trained once and kept in `folder`.
 
-    It learns the teacher's scores in units of their standard deviation, half of a batch from the whole domain and
-    half from the property's boxes; its last layer then gives scores on the teacher's scale.
+    It learns the teacher's scores in units of their standard deviation on inputs of the whole domain, on inputs of the
+    property's boxes and on the teacher's counterexamples; its last layer then gives scores on the teacher's scale.
     """
     path = folder / f"{teacher.stem}_{wanted.name}_{activation}.onnx"
     if path.is_file():
         return path
     network = open_network(teacher).network
-    inputs = torch.cat(
-        [some.sample(DRAWS, torch.Generator().manual_seed(seed)) for seed, some in enumerate((domain, wanted))]
-    )
+    drawn = [some.sample(DRAWS, torch.Generator().manual_seed(seed)) for seed, some in enumerate((domain, wanted))]
+    erring = draw_samples(network, wanted, ERRING, torch.Generator().manual_seed(2)).counterexamples
+    inputs = torch.cat([*drawn, erring])
     with torch.no_grad():
         scores = network(inputs)
     mean, scale = scores.mean(0), scores.std(0).mean()

@@ -6,7 +6,7 @@ from typing import Any
 Row = dict[str, Any]
 
 IDENTITY = ("pair", "recipe", "parts", "scale")
-"""Keys in which two rows are the same measurement."""
+"""Keys in which two rows of a repair of a pair are the same measurement."""
 
 
 def find(known: Sequence[Row], same: Mapping[str, Any]) -> Row | None:
@@ -14,6 +14,6 @@ def find(known: Sequence[Row], same: Mapping[str, Any]) -> Row | None:
     return next((row for row in known if all(row[key] == value for key, value in same.items())), None)
 
 
-def others(known: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
-    """The known rows that were not asked for this time."""
-    return [row for row in known if find(rows, {key: row[key] for key in IDENTITY}) is None]
+def others(known: Sequence[Row], rows: Sequence[Row], identity: Sequence[str] = IDENTITY) -> list[Row]:
+    """The known rows that were not asked for this time; `identity` are the keys that make two rows the same."""
+    return [row for row in known if find(rows, {key: row[key] for key in identity}) is None]

@@ -21,7 +21,18 @@ CHUNK = 1000
 
 @dataclass(frozen=True)
 class Retraining:
-    """How retraining goes; loss = negatives * corrected + positives * kept, mean squared errors of outputs."""
+    """How retraining goes; loss = negatives * corrected + positives * kept, mean squared errors of outputs.
+
+    The public code, as its read-me runs it, takes alpha = beta = 0.5, a rate of 0.001 and batches of 2000, and repeats
+    200 epochs up to a hundred times, until 99 % of its test inputs, nine tenths of which were safe before, are safe ten
+    times in a row: 90 % of the counterexamples repaired are enough for it. The defaults here are as much learning
+    (weight x rate x steps = 8 on 10,000 inputs of each kind) as sixteen of those repeats, in 800 smaller steps.
+
+    They leave a quarter of ACAS Xu's counterexamples (docs/acasxu.md), and more learning does not help, because the
+    method's target does not: the nearest safe output is one that is hardly safe. On N2,7 and property 2 the median
+    counterexample lies 0.005 deep, and all 10,000 have 11 targets between them, the median 0.0001 beyond the border;
+    an error twenty times less than at first still leaves every second one violating, four times the rate too.
+    """
 
     negatives: float = 1.0  # alpha
     positives: float = 1.0  # beta

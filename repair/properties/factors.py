@@ -8,7 +8,7 @@ from torch import Tensor
 
 from repair.properties.dense import DenseNetwork, fold_factors
 from repair.properties.property import Property
-from repair.properties.swarm import Swarm, population_outputs, swarm
+from repair.search_based.swarm import Swarm, population_outputs, swarm
 
 Decision = Callable[[Tensor], Tensor]
 """Outputs (..., outputs) -> what the network decides, whole numbers (...), such as the least or the largest score."""
@@ -24,7 +24,11 @@ class Neuron:
 
 @dataclass(frozen=True)
 class FactorSettings:
-    """How factors are searched for."""
+    """How factors are searched for; the numbers are BIRDNN's.
+
+    Its public code differs in three points: all particles start at w = 0 (here one does, the others anywhere), the
+    swarm ends after ten iterations without 0.001 of gain, and a cost is measured on all samples.
+    """
 
     neurons: int = 20  # the most responsible ones
     low: float = -1.0  # bounds of w in the factor 1 + w

@@ -14,10 +14,13 @@ from repair.properties.walks import margins, walk
 BATCH = 20_000
 """Inputs that are asked at once."""
 
-RUNS, WALKERS = 4, 4_000
-"""Splittings, and walkers in each, where uniform draws meet too few counterexamples."""
+ENOUGH = 200
+"""Uniform counterexamples from which walks spread; of fewer the region is looked for by splitting."""
 
-SPREAD = 30
+RUNS, WALKERS = 4, 4_000
+"""Splittings, and walkers in each."""
+
+SPREAD = 15
 """Moves of every walker before its place counts as a draw: after 10 the means of ACAS Xu's boxes hardly move."""
 
 
@@ -30,7 +33,7 @@ class Samples:
     draws: int  # uniform draws from the boxes
     hits: int  # counterexamples among them
     share: float  # estimated share of counterexamples in the boxes, in [0, 1]
-    method: str  # how the counterexamples were found: uniform or splitting
+    method: str  # how the counterexamples were found: uniform, walks or splitting
 
 
 def draw_samples(
@@ -38,9 +41,10 @@ def draw_samples(
 ) -> Samples:
     """n counterexamples and n safe inputs.
 
-    Uniform draws, which are exact, as long as `draws` of them are expected to suffice; for rarer counterexamples
-    multilevel splitting and hit-and-run walks, whose draws are uniform in the limit over every part of the region
-    that was found. Raises `InputError` where no counterexample is found or no input is safe.
+    Uniform draws, which are exact, as long as `draws` of them are expected to suffice. Of rarer counterexamples
+    `ENOUGH` uniform ones and hit-and-run walks from them: each place is uniform too, though walks from one start
+    remain neighbours for some moves. Of still rarer ones multilevel splitting and walks, uniform in the limit over
+    every part of the region that was found. Raises `InputError` where no counterexample is found or no input is safe.
     """
     bad, safe, seen, hits = [], [], 0, 0
     while seen < draws and (hits < n or seen - hits < n):
@@ -50,30 +54,34 @@ def draw_samples(
         if seen - hits < n:
             safe.append(inputs[~violated])
         seen, hits = seen + BATCH, hits + int(violated.sum())
-        if seen >= draws / 20 and hits / seen * draws < n:
+        if seen >= draws / 20 and _settled(hits, hits / seen * draws, n):
             break
     found, calm = torch.cat(bad).unique(dim=0), torch.cat(safe).unique(dim=0)
     calm = _some(calm, n, generator)
     if len(found) >= n:
         return Samples(_some(found, n, generator), calm, seen, hits, hits / seen, "uniform")
-    rare, share = _rare(network, wanted, n, generator)
-    if not len(rare):
+    if hits >= ENOUGH:
+        return Samples(_spread(network, wanted, found, n, generator), calm, seen, hits, hits / seen, "walks")
+    rare = split_often(network, wanted, WALKERS, RUNS, generator)
+    if not len(rare.inputs):
         raise InputError(
             f"no counterexample of {wanted.name} was found: not one among {seen} uniform draws and {RUNS} splittings "
             f"of {WALKERS} walkers; there may be nothing to repair"
         )
-    return Samples(rare, calm, seen, hits, hits / seen if hits >= 100 else share, "splitting")
+    spread = _spread(network, wanted, rare.inputs, n, generator)
+    return Samples(spread, calm, seen, hits, rare.share, "splitting")
 
 
-def _rare(network: Function, wanted: Property, n: int, generator: torch.Generator) -> tuple[Tensor, float]:
-    """n counterexamples without duplicates, (n, inputs), and their estimated share; fewer where the region is tiny."""
-    rare = split_often(network, wanted, WALKERS, RUNS, generator)
-    if not len(rare.inputs):
-        return rare.inputs, 0.0
-    starts = rare.inputs[torch.randint(len(rare.inputs), (n,), generator=generator)]
+def _settled(hits: int, expected: float, n: int) -> bool:
+    """Whether more uniform draws are not worth it, given how many hits are expected of all that may be drawn."""
+    return expected < n and (hits >= ENOUGH or expected < ENOUGH)
+
+
+def _spread(network: Function, wanted: Property, found: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """n counterexamples without duplicates where walks from `found` end, (n, inputs); fewer in a tiny region."""
+    starts = found[torch.randint(len(found), (n,), generator=generator)]
     places = walk(network, wanted, starts, SPREAD, generator)
-    found = places[margins(network, wanted, places) >= 0].unique(dim=0)
-    return _some(found, n, generator), rare.share
+    return _some(places[margins(network, wanted, places) >= 0].unique(dim=0), n, generator)
 
 
 def _some(inputs: Tensor, n: int, generator: torch.Generator) -> Tensor:

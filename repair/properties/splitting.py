@@ -12,7 +12,7 @@ from repair.properties.walks import margins, walk
 KEPT = 0.2
 """Share of the walkers that go on from level to level; the published 0.1 to 0.5 are all near the best."""
 
-MOVES = 10
+MOVES = 6
 """Moves of every walker on a level."""
 
 LEVELS = 30

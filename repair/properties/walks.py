@@ -1,16 +1,10 @@
-"""Many points of a small region at once: ascent into it, and random walks that spread over it."""
+"""Many points of a small region at once: random walks that spread over it."""
 
 import torch
 from torch import Tensor
 
 from repair.properties.dense import Function
 from repair.properties.property import Property
-
-ASCENT_STEPS = 60
-FIRST_STEP = 0.1
-"""The first step of an ascent, as a share of the box; steps shrink geometrically to `LAST_STEP`."""
-
-LAST_STEP = 1e-4
 
 SHRINKS = 24
 """Proposals on a line before a walker stays where it is; each cuts the line, to some 2^-24 at the end."""
@@ -20,26 +14,6 @@ def margins(network: Function, wanted: Property, inputs: Tensor, batch: int = 20
     """The violation margin of every input, (n,), asked in batches and without gradients."""
     with torch.no_grad():
         return torch.cat([wanted.margin(part, network(part)) for part in inputs.split(batch)])
-
-
-def ascend(network: Function, wanted: Property, starts: Tensor) -> tuple[Tensor, Tensor]:
-    """The inputs that ascent on the violation margin reaches from `starts` (n, inputs), and their margins (n,).
-
-    Projected sign steps (A. Madry et al., ICLR 2018), each side of the box its own unit. The best point of every path
-    counts; `starts` must lie in the property's boxes, and paths stay in the box that they start in.
-    """
-    low, high = _bounds(wanted, starts)
-    inputs, best, found = starts, starts, margins(network, wanted, starts)
-    for step in range(ASCENT_STEPS):
-        size = FIRST_STEP * (LAST_STEP / FIRST_STEP) ** (step / (ASCENT_STEPS - 1))
-        moving = inputs.detach().requires_grad_()
-        margin = wanted.margin(moving, network(moving))
-        (gradient,) = torch.autograd.grad(margin.sum(), moving)
-        inputs = torch.clamp(inputs + size * (high - low) * gradient.sign(), low, high)
-        margin = margins(network, wanted, inputs)
-        best = torch.where((margin > found)[:, None], inputs, best)
-        found = torch.maximum(margin, found)
-    return best, found
 
 
 def walk(

@@ -10,8 +10,8 @@ from repair.properties.dense import Activation, DenseNetwork
 from repair.properties.factors import FactorSettings, Neuron, most_responsible, search_factors
 from repair.properties.hinge import HingeSettings, hinge_repair
 from repair.properties.property import Box, Case, Polytope, Property
-from repair.properties.swarm import Swarm
 from repair.properties.walks import margins
+from repair.search_based.swarm import Swarm
 
 NOTHING = torch.empty(0, 1)
 

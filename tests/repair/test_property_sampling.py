@@ -9,7 +9,7 @@ from dflare.errors import InputError
 from repair.properties.property import Box, Case, Polytope, Property
 from repair.properties.sampling import draw_samples
 from repair.properties.splitting import split, split_often
-from repair.properties.walks import ascend, margins, walk
+from repair.properties.walks import margins, walk
 
 
 def ball(radius: float, inputs: int = 2) -> Property:
@@ -49,13 +49,6 @@ def test_walkers_start_at_their_level_and_in_a_box():
         walk(distance, ball(0.5), torch.tensor([[2.0, 0.0]]), 1, generator())
 
 
-def test_ascent_reaches_the_deepest_point():
-    starts = ball(0.1).sample(50, generator())
-    reached, found = ascend(distance, ball(0.1), starts)
-    assert found.min() > 0.09
-    assert torch.allclose(found, margins(distance, ball(0.1), reached))
-
-
 @pytest.mark.slow
 def test_splitting_estimates_how_rare_a_disc_is():
     """The share of a disc is pi r^2 / 4, here 8e-7, which few uniform draws would meet."""
@@ -90,6 +83,16 @@ def test_samples_are_what_they_are_called():
     assert len(samples.counterexamples.unique(dim=0)) == 500
     assert samples.method == "uniform"
     assert samples.share == pytest.approx(math.pi / 16, rel=0.05)
+
+
+def test_rare_samples_spread_by_walks_from_uniform_ones(monkeypatch: pytest.MonkeyPatch):
+    """Some 120 of 60,000 uniform draws lie in the disc; walks make 500 of them, uniform there: E r^2 = R^2 / 2."""
+    monkeypatch.setattr("repair.properties.sampling.ENOUGH", 30)
+    samples = draw_samples(distance, ball(0.05), 500, generator(3), draws=60_000)
+    assert samples.method == "walks"
+    assert samples.share == pytest.approx(math.pi * 0.05**2 / 4, rel=0.3)
+    assert len(samples.counterexamples.unique(dim=0)) == 500
+    assert samples.counterexamples.norm(dim=-1).square().mean().item() == pytest.approx(0.00125, rel=0.15)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from repair.properties.swarm import Best, Evolution, Swarm, evolve, population_outputs, swarm
+from repair.search_based.swarm import Best, Evolution, Swarm, evolve, population_outputs, swarm
 
 Optimizer = Callable[[Callable[[Tensor], Tensor], Tensor, float, float, int], Best]
 

@@ -4,7 +4,7 @@ All candidates are judged in one call: a cost takes (candidates, dimensions) and
 `torch.func.vmap` of `functional_call`, see `population_outputs`. Bounds are kept by cutting off.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +47,21 @@ class Best:
 
 
 def swarm(cost: Cost, starts: Tensor, low: float, high: float, settings: Swarm, generator: torch.Generator) -> Best:
-    """The best position that a particle swarm finds within [low, high] in every dimension.
+    """The best position that a particle swarm finds within [low, high] in every dimension, see `swarming`."""
+    return _last(swarming(cost, starts, low, high, settings, generator))
+
+
+def evolve(
+    cost: Cost, starts: Tensor, low: float, high: float, settings: Evolution, generator: torch.Generator
+) -> Best:
+    """The best member that differential evolution finds within [low, high] in every dimension, see `evolving`."""
+    return _last(evolving(cost, starts, low, high, settings, generator))
+
+
+def swarming(
+    cost: Cost, starts: Tensor, low: float, high: float, settings: Swarm, generator: torch.Generator
+) -> Iterator[Best]:
+    """The best position so far, at the start and after each iteration of a particle swarm.
 
     J. Kennedy and R. Eberhart (ICNN 1995) with the inertia of Y. Shi and R. Eberhart (1998):
     v = inertia v + c1 r1 (own best - x) + c2 r2 (best of all - x), x = x + v, with r1, r2 uniform in [0, 1) for each
@@ -58,6 +72,7 @@ def swarm(cost: Cost, starts: Tensor, low: float, high: float, settings: Swarm, 
     speeds = torch.zeros_like(places)
     own, own_cost = places.clone(), cost(places)
     history = [float(own_cost.min())]
+    yield _best(own, own_cost, history)
     for _ in range(settings.iterations):
         best = own[own_cost.argmin()]
         first, second = (torch.rand(places.shape, generator=generator, dtype=places.dtype) for _ in range(2))
@@ -68,23 +83,24 @@ def swarm(cost: Cost, starts: Tensor, low: float, high: float, settings: Swarm, 
         better = found < own_cost
         own, own_cost = torch.where(better[:, None], places, own), torch.where(better, found, own_cost)
         history.append(float(own_cost.min()))
-    return Best(own[own_cost.argmin()].clone(), float(own_cost.min()), tuple(history))
+        yield _best(own, own_cost, history)
 
 
-def evolve(
+def evolving(
     cost: Cost, starts: Tensor, low: float, high: float, settings: Evolution, generator: torch.Generator
-) -> Best:
-    """The best member that differential evolution finds within [low, high] in every dimension.
+) -> Iterator[Best]:
+    """The best member so far, at the start and after each generation of differential evolution.
 
     R. Storn and K. Price, "Differential evolution" (Journal of Global Optimization 11, 1997), DE/rand/1/bin: a mutant
     a + F (b - c) of three other members is crossed with each member, at least one dimension from the mutant, and
-    replaces it where it is no worse. `starts` as for `swarm`.
+    replaces it where it is no worse. `starts` as for `swarming`.
     """
     if settings.members < 4:
         raise ValueError(f"differential evolution needs at least 4 members, got {settings.members}")
     members = _population(starts, settings.members, low, high, generator)
     costs = cost(members)
     history = [float(costs.min())]
+    yield _best(members, costs, history)
     n, dimensions = members.shape
     for _ in range(settings.generations):
         keys = torch.rand(n, n, generator=generator).fill_diagonal_(torch.inf)
@@ -98,7 +114,7 @@ def evolve(
         better = found <= costs
         members, costs = torch.where(better[:, None], trial, members), torch.where(better, found, costs)
         history.append(float(costs.min()))
-    return Best(members[costs.argmin()].clone(), float(costs.min()), tuple(history))
+        yield _best(members, costs, history)
 
 
 def population_outputs(network: nn.Module, weights: dict[str, Tensor], inputs: Tensor) -> Tensor:
@@ -120,3 +136,12 @@ def _population(starts: Tensor, size: int, low: float, high: float, generator: t
         raise ValueError(f"expected starts (at most {size}, dimensions) and low < high, got {tuple(starts.shape)}")
     rest = torch.rand(size - len(starts), starts.shape[1], generator=generator, dtype=starts.dtype)
     return torch.cat([starts, low + rest * (high - low)]).clamp(low, high)
+
+
+def _best(places: Tensor, costs: Tensor, history: list[float]) -> Best:
+    return Best(places[costs.argmin()].clone(), float(costs.min()), tuple(history))
+
+
+def _last(found: Iterator[Best]) -> Best:
+    *_, last = found
+    return last
