@@ -1,4 +1,4 @@
-"""From the files of a run folder to report.json, report.md and pictures. No model is opened, no torch imported."""
+"""From the files of a run folder to report.json, .md, .html, junit.xml and pictures. Opens no model, needs no torch."""
 
 import json
 from collections.abc import Mapping
@@ -14,8 +14,10 @@ from yaml import YAMLError
 from dflare.errors import InputError
 from experiments.files import parse_json, read_json, read_lines, write_atomic
 from experiments.gate import judge_gate
+from experiments.html.page import page
 from experiments.pictures import write_pictures
 from experiments.report_clusters import clusters_of
+from experiments.report_junit import add_job_summary, junit
 from experiments.report_layers import layers_of
 from experiments.report_markdown import ALL_ROLLED_BACK, markdown
 from experiments.report_models import models_of, runtime_warnings
@@ -33,18 +35,21 @@ WIDTH = 100
 
 
 def write_report(run_dir: Path) -> dict[str, Any]:
-    """Write report.json, report.md and pictures/ from what the run left in `run_dir`; the content of report.json.
+    """Write report.json, .md and .html, junit.xml and pictures/ from what a run left; the content of report.json.
 
-    Reads config.yaml, environment.json, rounds.jsonl (a torn last line is ignored), headline.json where it exists and
-    the triggers' shards. Judges the gate anew from the gate of config.yaml. Raises `InputError` for a missing or
-    damaged file.
+    Reads config.yaml and environment.json, and where they exist rounds.jsonl (a torn last line is ignored),
+    headline.json, the triggers' shards and what else the stages wrote. Judges the gate anew from the gate of
+    config.yaml. In a GitHub job its summary gets the verdict, too. Raises `InputError` for a missing or damaged file.
     """
     settings = _settings(run_dir / "config.yaml")
     report = plain(_assemble(run_dir, settings))
     pictures = write_pictures(run_dir)
     text = (run_dir / "config.yaml").read_text(encoding="utf-8")
     write_atomic(run_dir / "report.md", markdown(report, pictures, text))
+    write_atomic(run_dir / "report.html", page(run_dir, report, text))
+    write_atomic(run_dir / "junit.xml", junit(report))
     write_atomic(run_dir / "report.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    add_job_summary(report)
     return report
 
 
@@ -69,7 +74,7 @@ def summary_text(report: Mapping[str, Any]) -> str:
             aligned = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
             lines.append(f"{label.ljust(widths[0])}  {'  '.join(aligned)}")
     folder = _line(report["config"].get("run_dir") or f"runs/{report['name']}")
-    return "\n".join([*lines, "", f"report: {folder}/report.md", f"data:   {folder}/report.json"])
+    return "\n".join([*lines, "", f"report: {folder}/report.html and .md", f"data:   {folder}/report.json"])
 
 
 def _assemble(run_dir: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +110,8 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def _rounds(path: Path) -> list[dict[str, Any]]:
-    names = ((f"{path} line {number}", line) for number, line in enumerate(read_lines(path), start=1))
+    lines = read_lines(path) if path.exists() else []  # not before the first round is finished
+    names = ((f"{path} line {number}", line) for number, line in enumerate(lines, start=1))
     rounds = [conform(parse_json(line, where), "Round", where) for where, line in names if line.strip()]
     folders = [path.parent / f"round-{number:02d}" for number in range(len(rounds))]
     return [

@@ -40,22 +40,23 @@ def markdown(report: Mapping[str, Any], pictures: Sequence[Picture], settings: s
     headline = report["headline"]
     parts = [
         [f"# {escape(report['name'])}", ""],
-        _verdict(report),
-        _comparison(headline) if headline else [],
-        _rounds(report["rounds"]),
+        verdict_lines(report),
+        comparison_section(headline) if headline else [],
+        rounds_section(report["rounds"]),
         precision_section(report["rounds"], headline),
         layer_section(report["rounds"]),
         cluster_section(report["rounds"]),
-        _searches(report["rounds"], headline),
-        _verifications(report["rounds"]),
+        searches_section(report["rounds"], headline),
+        verification_section(report["rounds"]),
         _pictures(pictures),
         model_section(report["models"], report["warnings"]),
-        _environment(report, settings),
+        environment_section(report, settings),
     ]
     return "\n".join(line for part in parts for line in part).rstrip() + "\n"
 
 
-def _verdict(report: Mapping[str, Any]) -> list[str]:
+def verdict_lines(report: Mapping[str, Any]) -> list[str]:
+    """The verdict of the gate with its reasons, and whether the repair beats its placebo."""
     gate, headline = report["gate"], report["headline"]
     words = [f"**The release gate {'passed' if gate['passed'] else 'failed'}.**", ""]
     words += [f"- failed: {escape(reason)}" for reason in gate["reasons"]]
@@ -70,7 +71,8 @@ def _verdict(report: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def _comparison(headline: Mapping[str, Any]) -> list[str]:
+def comparison_section(headline: Mapping[str, Any]) -> list[str]:
+    """The part on what changed, beside the two controls."""
     rows = [(row.label, *(full(row.kind, cell) for cell in row.cells)) for row in comparison(headline)]
     lines = ["## Before and after", ""]
     lines += [
@@ -92,7 +94,8 @@ def _comparison(headline: Mapping[str, Any]) -> list[str]:
     return lines + (table(["mutations of a probe image", "deviate before", "after"], by_length) if by_length else [])
 
 
-def _rounds(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+def rounds_section(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The part with a row for each finished round."""
     if not rounds:
         return ["## Rounds", "", "No round was finished.", ""]
     figures = ("efficacy", "generalization", "generalization_new", "earlier", "drawdown", "net", "probe_after")
@@ -110,7 +113,8 @@ def _rounds(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["## Rounds", "", *table([*header, "queries ratio", "seconds"], rows)]
 
 
-def _searches(rounds: Sequence[Mapping[str, Any]], headline: Mapping[str, Any] | None) -> list[str]:
+def searches_section(rounds: Sequence[Mapping[str, Any]], headline: Mapping[str, Any] | None) -> list[str]:
+    """The part with a row for each search; none where none is finished."""
     header = ["search", *(name.replace("_", " ") for name in COUNTS), "success", "mean", "median", "p95"]
     outcomes = [(f"round {_number(entry['round'])}", entry) for entry in rounds]
     outcomes += [("headline", headline)] if headline else []
@@ -138,7 +142,8 @@ def _search_rows(outcomes: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[
                 )
 
 
-def _verifications(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+def verification_section(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The part on triggers asked again by freshly opened models; none where that was not done."""
     rows = [[escape(cell) for cell in row] for row in verification_rows(rounds)]
     words = (
         "Every trigger asked again, alone, from its saved image, by freshly opened models in a new process. *deviate*: "
@@ -168,7 +173,8 @@ def _pictures(pictures: Sequence[Picture]) -> list[str]:
     return lines
 
 
-def _environment(report: Mapping[str, Any], settings: str) -> list[str]:
+def environment_section(report: Mapping[str, Any], settings: str) -> list[str]:
+    """The parts on what the run ran on, and on its settings."""
     facts = {"created": report["created"], **{f"pair {key}": value for key, value in report["pair"].items()}}
     facts |= {key: value for key, value in report["environment"].items() if key not in ELSEWHERE}
     facts["continued"] = continued_at(report["environment"])

@@ -11,8 +11,8 @@ from repair.proof.verdict import percent
 HEADER = ("model", "file", "format", "bytes", "parameters", "integer share", "runtime", "threads")
 
 
-ELSEWHERE = ("models", "continued", "workers", "preflight")
-"""What of environment.json is here, and at length in that file."""
+ELSEWHERE = ("models", "continued", "workers", "preflight", "class_names")
+"""What of environment.json is here or with the triggers, and at length in that file."""
 
 
 def models_of(environment: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -129,9 +129,16 @@ def save_triggers(folder: Path, margins: list[float], seed: int = 0) -> None:
         trigger_queries=np.arange(n, dtype=np.int32) + 1,
         trigger_path=np.zeros((2 * n, 3), dtype=np.int32),
         trigger_path_lengths=np.full(n, 2, dtype=np.int64),
-        ended_seeds=np.arange(n),
+        **ended(np.arange(n) + 7, ending=0, queries=np.arange(n) + 1),
     )
-    np.savez_compressed(folder / "triggers-0-1.npz", ended_seeds=np.arange(3))
+    np.savez_compressed(folder / "triggers-0-1.npz", **ended(np.arange(3) + 100, ending=2, queries=np.full(3, 1000)))
+
+
+def ended(seeds: np.ndarray, ending: int, queries: np.ndarray) -> dict[str, np.ndarray]:
+    """Chains of the judge side that ended alike."""
+    n = len(seeds)
+    same = {"sides": np.full(n, 2, dtype=np.uint8), "endings": np.full(n, ending, dtype=np.uint8)}
+    return {f"ended_{name}": column for name, column in {"seeds": seeds, "queries": queries, **same}.items()}
 
 
 @pytest.fixture
@@ -361,7 +368,7 @@ def test_a_torn_last_line_is_ignored_and_cut_off_by_the_next(run_dir: Path) -> N
 
 def test_a_run_that_has_not_ended_gets_a_report_and_does_not_pass(run_dir: Path) -> None:
     (run_dir / "headline.json").unlink()
-    (run_dir / "rounds.jsonl").write_text("")
+    (run_dir / "rounds.jsonl").unlink()
     report = write_report(run_dir)
     jsonschema.validate(report, report_schema(), jsonschema.Draft202012Validator)
     assert (report["headline"], report["rounds"], report["gate"]["passed"]) == (None, [], False)
@@ -377,7 +384,6 @@ def test_a_run_that_has_not_ended_gets_a_report_and_does_not_pass(run_dir: Path)
         ("config.yaml", "- 1\n", "expected keys and values in .*config.yaml, got list"),
         ("environment.json", None, "environment.json, got: no such file; is this a complete run folder"),
         ("environment.json", "[]", "environment.json must hold an object, got list"),
-        ("rounds.jsonl", None, "rounds.jsonl, got: no such file"),
         ("rounds.jsonl", '{"round": 0}\n{"rou\n', "rounds.jsonl line 2 must be valid JSON"),
         ("rounds.jsonl", '{"round": "0"}\n', "rounds.jsonl line 1.round must be integer or null, got str '0'"),
         ("rounds.jsonl", '{"repair": {"steps": true}}\n', "line 1.repair.steps must be integer or null, got bool"),
@@ -469,7 +475,7 @@ def test_colour_pictures_keep_their_colours(shape: tuple[int, int, int], size: t
 
 def test_the_same_folder_gives_the_same_report(run_dir: Path) -> None:
     write_report(run_dir)
-    names = ("report.json", "report.md", "pictures/round-00-1.png")
+    names = ("report.json", "report.md", "report.html", "junit.xml", "pictures/round-00-1.png")
     first = [(run_dir / name).read_bytes() for name in names]
     write_report(run_dir)
     assert [(run_dir / name).read_bytes() for name in names] == first
@@ -486,7 +492,7 @@ def test_the_summary_is_aligned_and_says_what_matters(run_dir: Path) -> None:
     table = lines[first + 1 : lines.index("", first + 1)]
     assert len(table) > 10
     assert len({len(line) for line in table}) == 1
-    assert lines[-2:] == ["report: runs/mnist/report.md", "data:   runs/mnist/report.json"]
+    assert lines[-2:] == ["report: runs/mnist/report.html and .md", "data:   runs/mnist/report.json"]
 
 
 def test_the_summary_cannot_steer_a_terminal(run_dir: Path) -> None:
