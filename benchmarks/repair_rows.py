@@ -19,7 +19,7 @@ MODELS = {"mnist_lenet-5": "mnist", "mnist_simplecnn": "mnist", "cifar-10_resnet
 DISTILLED, PRUNED, INT8, BITS = "distilled", "pruned", "int8", "int8, more bits"
 
 KINDS = {"distilled.pt2": DISTILLED, "pruned.pt2": PRUNED, "int8.pt2": INT8, "int8.onnx": INT8}
-"""File of a pair -> the column of issue 5, point 8, that it belongs to; those of int8 are also repaired with more bits."""
+"""File of a pair -> the column of issue 5, point 8, that it belongs to; int8 ones are also repaired with more bits."""
 
 KEPT = (
     "efficacy",

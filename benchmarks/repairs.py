@@ -43,7 +43,7 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
 """Column -> settings, chosen on LeNet-5 and SimpleCNN, see docs/repair.md."""
 
 WALKS = {"search.strategy": "dflare", "search.seeds": "2000"}
-"""For int8 models on whose seeds walks find triggers: LeNet-5's (on 84 of 100 within 1,000 queries; SimpleCNN's: 12)."""
+"""For int8 models on whose seeds walks find triggers: LeNet-5 (on 84 of 100 in 1,000 queries; SimpleCNN: on 12)."""
 
 RESNET = {"search.seeds": "6000", "probe.images": "10000", "gate.max_drawdown": "null"}
 RESNET |= {"repair.steps": "1000", "repair.learning_rate": "0.0005"}

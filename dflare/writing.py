@@ -16,7 +16,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        _replace(temporary, path)
+        put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -28,10 +28,10 @@ def written_as(name: str, target: Path) -> Iterator[Path]:
     Where the block raises, the target stays as it was.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+    with tempfile.TemporaryDirectory(".tmp", f".{target.name}.", target.parent) as folder:
         temporary = Path(folder) / name
         yield temporary
-        _replace(temporary, target)
+        put_in_place(temporary, target)
 
 
 def sync_folder(folder: Path) -> None:
@@ -44,7 +44,8 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _replace(temporary: Path, target: Path) -> None:
+def put_in_place(temporary: Path, target: Path) -> None:
+    """Give a file that was written whole the name of another: a power cut leaves the old one or the new one."""
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(temporary, target)

@@ -25,7 +25,8 @@ def check_verifier(name: str) -> None:
 def verify(run: PropertyRun, networks: Mapping[str, Path]) -> None:
     """Export the claims about these networks and decide them, as the settings say.
 
-    Exported are `<folder>/<network>/<property>.onnx` and `.vnnlib`; verdicts are kept in `verified-<network>.json`.
+    Exported are `<folder>/<network>/<property>.onnx` and `.vnnlib`; verdicts are kept in `verified-<network>.json`
+    and asked for again where another verifier, time or margin is wanted.
     """
     asked = run.settings.properties
     for name, network in networks.items():
@@ -33,8 +34,10 @@ def verify(run: PropertyRun, networks: Mapping[str, Path]) -> None:
         if asked.export is not None:
             for claim in claims:
                 claim.export(Path(asked.export) / name)
-        path, sha = run.folder / f"verified-{name}.json", file_hash(network)
-        if asked.verifier == NONE or (path.exists() and read_json(path).get("sha256") == sha):
+        path = run.folder / f"verified-{name}.json"
+        how = {"verifier": asked.verifier, "seconds": asked.verifier_seconds, "margin": asked.verifier_margin}
+        said = {"sha256": file_hash(network), "how": how}
+        if asked.verifier == NONE or (path.exists() and said.items() <= read_json(path).items()):
             continue
         verdicts = []
         for index, claim in enumerate(claims):
@@ -43,7 +46,7 @@ def verify(run: PropertyRun, networks: Mapping[str, Path]) -> None:
                 claim, run.generator("verify", index), asked.verifier_seconds, asked.verifier_margin, asked.verifier
             )
             verdicts.append(verdict.as_dict())
-        write_atomic(path, json.dumps({"sha256": sha, "verdicts": verdicts}, indent=1) + "\n")
+        write_atomic(path, json.dumps({**said, "verdicts": verdicts}, indent=1) + "\n")
 
 
 def counted(outcomes: Iterable[str]) -> str:

@@ -179,6 +179,15 @@ class Gate:
 
 
 @dataclass
+class EstimateSettings:
+    """How often the pair deviates on images that nobody labelled, from few questions. See docs/estimate.md."""
+
+    root: str | None = None  # folder or file of images; null: the data's own, those that no repair has seen
+    queries: int = 400  # to each compressed model
+    confidence: float = 0.95  # of the intervals
+
+
+@dataclass
 class TrainerSettings:
     """How many workers search, and where (names of Lightning); the repair runs on the first. See docs/scale.md."""
 
@@ -205,6 +214,7 @@ class Config:
     probe: Probe = field(default_factory=Probe)
     loop: Loop = field(default_factory=Loop)
     gate: Gate = field(default_factory=Gate)
+    estimate: EstimateSettings = field(default_factory=EstimateSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     seed: int = 0
     threads: int | None = None  # of torch, null: as many as there are cores, shared by the workers of a node

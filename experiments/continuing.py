@@ -14,10 +14,16 @@ _CONTENTS = ("sha256", "external")
 
 
 def check_contents(folder: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise `InputError` when the models or the images of `now` are others than those that the folder began with."""
+    """Raise `InputError` when models, images or the parts of the recipe in `now` are others than the folder began with.
+
+    A file of one's own may hold another recipe than it did, under the same name. What one of two does not know is
+    passed over.
+    """
     models = [name for name, model in now["models"].items() if _other(_part(earlier, "models", name), model)]
     images = [name for name, ids in now["images"].items() if _part(earlier, "images", name) != ids]
-    for kind, changed in (("models", models), ("images", images)):
+    before, after = earlier.get("recipe") or {}, now.get("recipe") or {}
+    parts = [f"{key}: {before[key]}, now {after[key]}" for key in before if key in after and before[key] != after[key]]
+    for kind, changed in (("models", models), ("images", images), ("parts of its recipe", parts)):
         if changed:
             raise InputError(
                 f"the run folder {folder} was begun with other {kind} ({', '.join(changed)}); choose another run_dir"

@@ -86,3 +86,14 @@ def open_original(oracle: Oracle) -> Trainable | None:
         return oracle.subject.sources["original"].open_trainable()
     except InputError:
         return None
+
+
+def need_original(oracle: Oracle, correction: str) -> Trainable:
+    """The original opened for repair, for the correction of a recipe; raises `InputError` where it stays closed."""
+    opened = open_original(oracle)
+    if opened is None:
+        raise InputError(
+            f"correction={correction} of the repair's recipe needs an original in an .onnx or .pt2 file; "
+            "set correction to none"
+        )
+    return opened

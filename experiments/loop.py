@@ -14,15 +14,16 @@ from experiments.clustering import cluster_round
 from experiments.files import read_json, write_atomic
 from experiments.judging import agrees_on_clean
 from experiments.localising import localise_round
-from experiments.output_repair import check_repair
 from experiments.precision import check_precision, training_start
 from experiments.records import record
+from experiments.repairable import check_repair
+from experiments.repaired import write_repaired
 from experiments.repairing import model_name, read_training, train_model
 from experiments.rollback import breaks_too_much
 from experiments.run import Run, Standing, images_of
 from experiments.searching import check_hope, inherit_search
 from experiments.terminal import say
-from experiments.trial import Model, to_line
+from experiments.trial import Model, share_of, to_line
 from experiments.verifying import verify
 from repair.proof import metrics
 
@@ -64,7 +65,7 @@ def repair(run: Run) -> None:
     """Fine-tune the model that enters the next round on all train triggers found so far."""
     now = run.standing()
     run.need_triggers(now.number)
-    check_repair(run.subject, run.settings)
+    check_repair(run.oracle, run.settings)
     check_precision(run)
     found = run.triggers(range(now.number, now.number + 1), Side.train)
     localise_round(run.settings.localise, run.oracle, now.model, found, run.folder.round(now.number))
@@ -135,6 +136,7 @@ def headline(run: Run) -> None:
         "training_triggers": rounds[kept[-1]]["repair"]["training_triggers"] if kept else 0,
     }
     figures |= {"round": len(rounds), "rolled_back": not kept, "seconds": sum(r["seconds"] for r in rounds)}
+    write_repaired(run, end, max(kept, default=0))
     write_atomic(run.folder.path / "headline.json", to_line(figures) + "\n")
 
 
@@ -143,7 +145,7 @@ def loop(run: Run) -> None:
 
     Raises `InputError` before any work for a compressed model that the recipe cannot repair.
     """
-    check_repair(run.subject, run.settings)
+    check_repair(run.oracle, run.settings)
     while run.standing().number < run.settings.loop.rounds:
         search(run)
         repair(run)
@@ -165,7 +167,7 @@ def _replay(run: Run, now: Standing) -> None:
         known = run.triggers(range(now.number), *Side)
         say(f"round {now.number}: replay of {len(known) if known else 0} known triggers")
         agrees = run.bench.agrees(Model(now.model, Path()), known)
-        write_atomic(path, json.dumps(metrics.plain(metrics.share(~agrees))) + "\n")
+        write_atomic(path, json.dumps(metrics.plain(share_of(~agrees, known))) + "\n")
 
 
 def _control(

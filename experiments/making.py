@@ -21,7 +21,7 @@ from experiments.devices import Placer, device_of
 from experiments.greeting import greeted
 from experiments.opening import WHICH, Source, check_runtimes, source_of
 from experiments.subject import Subject
-from repair.outputs.recipes import check_recipe
+from repair.outputs.recipes import recipe_parts
 
 FAST_DEV_IMAGES = 400
 """Of each official split, with `fast_dev`: enough to see that everything runs."""
@@ -110,7 +110,7 @@ def _check_names(settings: Config) -> None:
     Limits(search.max_l_inf, search.max_l_2, search.min_ssim)
     if settings.search.mutations is not None:
         resolve(settings.search.mutations)
-    check_recipe(settings.repair.recipe)
+    recipe_parts(settings.repair.recipe)
 
 
 def cache_folder() -> Path:

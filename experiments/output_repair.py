@@ -14,19 +14,15 @@ from torch import Tensor
 
 from dflare.classifiers import ask
 from dflare.errors import InputError
-from dflare.models.formats import sniff
 from dflare.triggers import Side
 from experiments.config import Config
 from experiments.files import write_atomic
-from experiments.opening import Source
 from experiments.oracle import Oracle
-from experiments.precision import is_asked
 from experiments.repairing import Training
-from experiments.subject import Subject
 from repair.outputs.fitting import Fit, fit_head
 from repair.outputs.head import IDENTITY, Head
 from repair.outputs.head_file import load_head, save_head
-from repair.outputs.recipes import OFFERED, OUTPUT_RECIPES, OutputRecipe
+from repair.outputs.recipes import OUTPUT_RECIPES, OutputRecipe
 from repair.outputs.replay import replayed
 
 TIMED = 200
@@ -94,35 +90,6 @@ def head_figures(head: Head, path: Path, scores: np.ndarray) -> dict[str, Any]:
         write_checked(head, scores, exported)
         known["onnx_bytes"] = exported.stat().st_size
     return {**known, "microseconds": round(1e6 * float(np.median(times)), 1)}
-
-
-def check_repair(subject: Subject, settings: Config) -> None:
-    """Raise `InputError` before any work where the recipe cannot repair the compressed model."""
-    recipe = settings.repair.recipe
-    if recipe not in OUTPUT_RECIPES:
-        subject.compressed_file()
-        _check_opens(subject.source())
-    elif "compressed" not in subject.sources:
-        raise InputError(f"{subject.name} is opened in memory and has nothing to put a head behind; search it instead")
-    elif is_asked(settings):
-        raise InputError(
-            f"repair.precision widens a file that repair.recipe={recipe} leaves as it is; remove one of them"
-        )
-    elif settings.search.strategy == "gradient":
-        raise InputError(
-            f"search.strategy=gradient cannot see through the head of repair.recipe={recipe}; "
-            "search.strategy=boundary asks for predictions only"
-        )
-
-
-def _check_opens(source: Source) -> None:
-    """Raise `InputError` for a file with operators that no repair goes through; a `.pt2` says so itself."""
-    if source.file is None or sniff(source.file) == "exported":
-        return
-    try:
-        source.open_trainable()
-    except InputError as error:
-        raise InputError(f"{error}; its answers can be repaired instead, by {OFFERED}") from error
 
 
 def _few(oracle: Oracle) -> np.ndarray:

@@ -1,11 +1,9 @@
 """`dflare properties`: draw counterexamples, repair, and state what may be believed of the network then."""
 
 from pathlib import Path
-from typing import cast
 
 from dflare.errors import InputError
 from experiments.claims import check_verifier, verify
-from experiments.config import Config
 from experiments.environment import file_hash
 from experiments.files import read_json
 from experiments.properties_config import NONE, PropertiesConfig
@@ -28,7 +26,7 @@ def properties(settings: PropertiesConfig) -> int:
 def work(subject: Subject, settings: PropertiesConfig) -> int:
     """Draw, repair, judge and report in the run folder; what is there already is not done again; the exit code."""
     check_verifier(settings.properties.verifier)
-    with open_run(cast(Config, settings)) as folder:  # of which it takes run_dir, and compares the rest as it is
+    with open_run(settings) as folder:
         _write_environment(folder, settings)
         run = PropertyRun(subject, settings, folder.round(0))
         run.folder.mkdir(exist_ok=True)

@@ -27,6 +27,7 @@ from repair.fit import Fitted, Schedule, fit, fit_steps
 from repair.integers.bias_correction import CORRECTIONS
 from repair.outputs.recipes import OUTPUT_RECIPES
 from repair.recipes import BALANCES, Recipe, find_recipe
+from repair.search_based.recipes import SEARCH_RECIPES
 from repair.trainable import Trainable
 
 CORRECTED = 1000
@@ -80,6 +81,10 @@ def train_model(
         from experiments.output_repair import train_head
 
         return train_head(settings, oracle, target, images, seed, steps)
+    if settings.repair.recipe in SEARCH_RECIPES:
+        from experiments.search_repair import train_by_search
+
+        return train_by_search(settings, oracle, start, target, images, seed, learning_rate, steps, free)
     began = time.monotonic()
     options, recipe, (learn, watch) = settings.repair, find_recipe(settings.repair.recipe), images
     trainable = oracle.subject.source(start).open_trainable(recipe.scales)

@@ -17,6 +17,7 @@ from experiments.config import Config
 from experiments.continuing import added, check_contents, warnings_of
 from experiments.environment import environment
 from experiments.files import append_line, parse_json, read_json, read_lines, write_atomic
+from experiments.properties_config import PropertiesConfig
 from experiments.rollback import check_decided
 from experiments.settings import as_dict, read_yaml, to_yaml
 
@@ -32,10 +33,17 @@ FREE = (
     "pair.download",
     "data.root",
     "data.download",
+    "properties.verifier",
+    "properties.verifier_seconds",
+    "properties.verifier_margin",
+    "properties.export",
 )
 """Settings that may change between runs in one folder: they alter how long or where, not what is found."""
 
-FREE_GROUPS = ("gate", "trainer", "verify")
+FREE_GROUPS = ("gate", "trainer", "verify", "estimate")
+
+BOUND = ("trainer.precision",)
+"""Of these groups what alters what a training comes to: a repair and its placebo compute alike."""
 
 LEAVING = 60.0
 """Seconds within which workers leave whose leader is gone."""
@@ -66,7 +74,7 @@ class RunFolder:
 
 
 @contextmanager
-def open_run(settings: Config) -> Iterator[RunFolder]:
+def open_run(settings: Config | PropertiesConfig) -> Iterator[RunFolder]:
     """The run folder of the settings, locked; made on the first run, compared with the settings afterwards.
 
     A folder in which nothing was found goes away again when the run fails, so that it does not bind the next try.
@@ -90,10 +98,13 @@ def open_run(settings: Config) -> Iterator[RunFolder]:
         _wait_for_workers(folder)
         if known.exists():
             _compare(known, settings)
-            if (folder / "rounds.jsonl").exists():
+            if isinstance(settings, Config) and (folder / "rounds.jsonl").exists():
                 check_decided(folder, RunFolder(folder).rounds(), settings.gate.max_drawdown)
-        for leftover in [path for path in folder.rglob(".*.tmp*") if path.is_file()]:  # of a killed process
-            leftover.unlink()
+        for leftover in list(folder.rglob(".*.tmp*")):  # of a killed process
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
         try:
             write_atomic(known, to_yaml(settings))
             yield RunFolder(folder)
@@ -163,7 +174,7 @@ def check_same(folder: Path, models: "Mapping[str, Path | Source]", images: dict
 
 def _forget(folder: Path) -> None:
     rounds = list(folder.glob("round-*"))
-    if any(path.suffix == ".npz" for one in rounds for path in one.rglob("*")):
+    if any(path.suffix == ".npz" for one in rounds for path in one.rglob("*")) or (folder / "estimate").exists():
         return
     for one in rounds:  # nothing has been found yet
         shutil.rmtree(one)
@@ -173,10 +184,10 @@ def _forget(folder: Path) -> None:
         folder.rmdir()
 
 
-def _compare(known: Path, settings: Config) -> None:
+def _compare(known: Path, settings: Config | PropertiesConfig) -> None:
     loaded: dict[Any, Any] = OmegaConf.to_container(read_yaml(known), resolve=False)  # type: ignore[assignment]
     for key, (before, now) in _differences(loaded, as_dict(settings)).items():
-        if key not in FREE and key.split(".")[0] not in FREE_GROUPS:
+        if key in BOUND or (key not in FREE and key.split(".")[0] not in FREE_GROUPS):
             raise InputError(
                 f"the run folder {known.parent} was made with {key}={before}, now it is {now}; "
                 "choose another run_dir or the same settings"

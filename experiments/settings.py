@@ -1,11 +1,11 @@
 """From YAML files and `key=value` arguments to a checked, complete configuration."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,6 +17,9 @@ from experiments.opening import WHICH, interface_of, is_code
 
 SHIPPED = "configs"
 
+Settings = TypeVar("Settings")
+"""A dataclass of settings, such as `Config`."""
+
 
 def load_config(arguments: Sequence[str]) -> Config:
     """The settings of YAML files, later ones over earlier ones, with `key=value` arguments over all of them.
@@ -24,16 +27,26 @@ def load_config(arguments: Sequence[str]) -> Config:
     A file is a path or the name of a shipped configuration. Raises `InputError` for a missing file, an unknown key
     (with the nearest right one), a wrong type or a value out of range.
     """
-    config = OmegaConf.structured(Config)
-    for argument in (a for a in arguments if "=" not in a):
-        path = find_file(argument)
-        config = _merge(config, read_yaml(path), str(path))
-    for argument in (a for a in arguments if "=" in a):
-        config = _merge(config, _parse(argument), f"the argument {argument}")
-    settings = _resolved(config)
+    settings = read_settings(Config, arguments)
     check_ranges(settings)
     _check_code(settings, arguments)
     return complete(settings)
+
+
+def read_settings(kind: type[Settings], arguments: Sequence[str]) -> Settings:
+    """The settings of a dataclass, as `load_config` puts them together; their ranges are not checked yet."""
+    config = OmegaConf.structured(kind)
+    for argument in (a for a in arguments if "=" not in a):
+        path = find_file(argument)
+        config = _merge(config, read_yaml(path), str(path), kind)
+    for argument in (a for a in arguments if "=" in a):
+        config = _merge(config, _parse(argument), f"the argument {argument}", kind)
+    return _resolved(config)
+
+
+def settings_of(kind: type[Settings], content: Mapping[str, Any], source: str) -> Settings:
+    """The settings in nested dictionaries; raises `InputError`, which names `source`, as `load_config` does."""
+    return _resolved(_merge(OmegaConf.structured(kind), OmegaConf.create(dict(content)), source, kind))
 
 
 def complete(settings: Config) -> Config:
@@ -119,6 +132,8 @@ def check_ranges(settings: Config) -> None:
         ("repair.precision.images", repair.precision.images, 4, 2**31),
         ("probe.images", settings.probe.images, 1, 2**31),
         ("loop.rounds", settings.loop.rounds, 1, 10_000),
+        ("estimate.queries", settings.estimate.queries, 40, 2**31),
+        ("estimate.confidence", settings.estimate.confidence, 0.5, 0.9999),
         ("gate.max_probe_rate", settings.gate.max_probe_rate, 0, 1),
         ("gate.min_queries_ratio", settings.gate.min_queries_ratio, 0, float("inf")),
         ("gate.max_drawdown", settings.gate.max_drawdown, 0, 1),
@@ -156,12 +171,12 @@ def check_ranges(settings: Config) -> None:
             raise InputError(f"{key} must be one of {known}, got {name!r}")
 
 
-def to_yaml(settings: Config) -> str:
-    """The complete settings as YAML that `load_config` takes back."""
+def to_yaml(settings: Any) -> str:
+    """The complete settings as YAML that can be given back."""
     return OmegaConf.to_yaml(OmegaConf.structured(settings))
 
 
-def as_dict(settings: Config) -> dict[str, Any]:
+def as_dict(settings: Any) -> dict[str, Any]:
     """The settings as plain nested dictionaries."""
     return OmegaConf.to_container(OmegaConf.structured(settings))  # type: ignore[return-value]
 
@@ -218,10 +233,10 @@ def _parse(argument: str) -> DictConfig:
         raise InputError(f"expected key=value, got {argument}: {first_line(error)}") from error
 
 
-def _merge(config: Any, other: DictConfig, source: str) -> Any:
-    right = list(_keys(Config))
+def _merge(config: Any, other: DictConfig, source: str, kind: Any) -> Any:
+    right = list(_keys(kind))
     for key in _flat(OmegaConf.to_container(other, resolve=False)):  # type: ignore[arg-type]
-        if key not in right and not any(name.startswith(f"{key}.") for name in right):
+        if key not in right and not any(name.startswith(f"{key}.") for name in right) and not _is_free(key, kind):
             close = difflib.get_close_matches(key, right, 1, 0.5)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise InputError(f"unknown key {key} in {source}{hint}")
@@ -236,11 +251,20 @@ def _merge(config: Any, other: DictConfig, source: str) -> Any:
         raise InputError(f"wrong value for {key} in {source}: {first_line(error)}") from error
 
 
-def _resolved(config: Any) -> Config:
+def _resolved(config: Any) -> Any:
     try:
-        return OmegaConf.to_object(config)  # type: ignore[return-value]
+        return OmegaConf.to_object(config)
     except OmegaConfBaseException as error:  # an interpolation ${…} that leads nowhere
         raise InputError(f"wrong value for {getattr(error, 'full_key', 'a key')}: {first_line(error)}") from error
+
+
+def _is_free(key: str, kind: Any) -> bool:
+    """Whether a key lies within a setting that is itself keys and values."""
+    head, _, rest = key.partition(".")
+    entry = next((entry for entry in fields(kind) if entry.name == head), None)
+    if entry is None or not rest:
+        return False
+    return _is_free(rest, entry.type) if is_dataclass(entry.type) else get_origin(entry.type) is dict
 
 
 def _keys(kind: Any, prefix: str = "") -> Iterator[str]:

@@ -86,8 +86,8 @@ class Compressed(nn.Module):
         """
         values: dict[str, Tensor] = dict(self.model.named_parameters())
         plan = dict(zip(self.names, self.projections, strict=True))
-        for name in sorted(plan, key=lambda name: bool(_follows(plan[name]))):  # what is followed comes first
-            values[name] = plan[name](values[name], *(values[other] for other in _follows(plan[name])))
+        for name in sorted(plan, key=lambda name: bool(followed_by(plan[name]))):  # what is followed comes first
+            values[name] = plan[name](values[name], *(values[other] for other in followed_by(plan[name])))
         return values
 
     def forward(self, images: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class Compressed(nn.Module):
         return functional_call(self.model, self.weights(), values)
 
 
-def _follows(projection: object) -> tuple[str, ...]:
+def followed_by(projection: object) -> tuple[str, ...]:
     """The parameters behind whose projections one takes its own."""
     found: tuple[str, ...] = getattr(projection, "follows", ())
     return found
@@ -131,10 +131,14 @@ def zeros_stay_zero(model: nn.Module) -> Plan:
 
 
 def check_plan(weights: Mapping[str, Tensor], plan: Plan) -> None:
-    """Raise `ValueError` unless every planned weight is a fixed point of its projection, to float32 rounding."""
+    """Raise `ValueError` unless every planned weight is a fixed point of its projection.
+
+    Exactly, so that a zero is a zero; on grids, whose numbers are products, to float32 rounding.
+    """
     for name, projection in plan.items():
         weight = weights[name].detach()
         gap = (projection(weight) - weight).abs().max().item()
-        if not gap <= 1e-6 * weight.abs().max().item():
+        rounding = 1e-6 * weight.abs().max().item() if isinstance(projection, Quantized) else 0.0
+        if not gap <= rounding:
             kind = type(projection).__name__.lower()
             raise ValueError(f"{name} is no longer compressed: being {kind} would move it by up to {gap:.3g}")

@@ -15,8 +15,8 @@ from repair.module import Batch
 from repair.orders import Balanced, Order, Shuffled
 
 VALIDATED = 400_000
-"""Numbers that a batch of validation shows the model: 510 images of MNIST, 130 of CIFAR-10. So few that activations stay
-in a processor's cache (on two cores ResNet-20 takes 1.8 times as long for 1000 images at once), and so many that
+"""Numbers that a batch of validation shows the model: 510 images of MNIST, 130 of CIFAR-10. So few that activations
+stay in a processor's cache (on two cores ResNet-20 takes 1.8 times as long for 1000 images at once), and so many that
 quantising the weights again for each costs little."""
 
 

@@ -19,7 +19,7 @@ from repair.data import RepairData
 from repair.devices import CPU, on_device, trainer_options
 from repair.free import choose_free, freeze
 from repair.integers.rounding import ROUNDINGS, added
-from repair.keeping import LAST, SCORE, KeepBest, SaveLast
+from repair.keeping import SCORE, KeepBest, SaveLast, last_of
 from repair.layout import channels_last
 from repair.losses import make_loss
 from repair.module import Batch, Repair
@@ -72,9 +72,9 @@ def fit(
     names = _free(trainable, data, recipe, free)
     module, data = _module(trainable, recipe, schedule, data, names, schedule.steps, validate=True)
     trainer = _trainer(schedule, schedule.steps, [best, stop, SaveLast(folder)], logger)
-    last = folder / LAST
+    last = last_of(folder)
     with on_device(module, torch.device(schedule.device)), channels_last(module.student, _shown(data)):
-        lightning.run(trainer, module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+        lightning.run(trainer, module, datamodule=data, ckpt_path=last, weights_only=True)
     state, steps, score = best.read()
     module.load_state_dict(state)
     return Fitted(_weights(module), steps, score, names)

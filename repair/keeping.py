@@ -1,12 +1,16 @@
 """Which weights of a training are kept, and the state from which it continues."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
+
+from dflare.errors import InputError
+from dflare.writing import put_in_place
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 SCORE, ERROR = "validate/score", "validate/error"
@@ -39,7 +43,7 @@ class KeepBest(Callback):
 
     def read(self) -> tuple[dict[str, Tensor], int, float]:
         """The weights that were kept, the steps behind them, and their score."""
-        saved = torch.load(self.folder / BEST, weights_only=True, map_location="cpu")
+        saved = read_checkpoint(self.folder / BEST)
         return saved["state_dict"], int(saved["global_step"]), float(saved["callbacks"][self.state_key]["kept"])
 
 
@@ -53,7 +57,28 @@ class SaveLast(Callback):
         _save(trainer, self.folder / LAST)
 
 
+def last_of(folder: Path) -> Path | None:
+    """The checkpoint from which a training in a folder goes on, None for a new one; a broken one is refused."""
+    path = folder / LAST
+    if not path.is_file():
+        return None
+    read_checkpoint(path)
+    return path
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a training kept in a file; raises `InputError` for one that is missing or broken."""
+    try:
+        saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, OSError, EOFError, ValueError, UnpicklingError) as error:
+        raise InputError(
+            f"expected a checkpoint of this training in {path}, found none that can be read; "
+            f"remove the folder {path.parent} to begin the training anew"
+        ) from error
+    return saved
+
+
 def _save(trainer: pl.Trainer, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     trainer.save_checkpoint(temporary)
-    temporary.rename(path)
+    put_in_place(temporary, path)

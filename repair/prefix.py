@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from repair.compression import Compressed
+from repair.compression import Compressed, followed_by
 from repair.data import Examples, RepairData
 from repair.split import Split
 from repair.trainable import Trainable
@@ -71,12 +71,12 @@ def _split(trainable: Trainable, free: Collection[str], values: Tensor) -> Split
     find = SPLITTERS.get(type(trainable.module).__name__)
     if find is None or len(values) < 3:
         return None
-    moving = set(free) | {name for name, each in trainable.plan.items() if set(_follows(each)) & set(free)}
+    moving = set(free) | {name for name, each in trainable.plan.items() if set(followed_by(each)) & set(free)}
     split = find(trainable.module, moving, values)
     if split is None:
         return None
     for part, reads in zip((split.before, split.after), split.reads, strict=True):
-        needed = {other for name in reads & set(trainable.plan) for other in _follows(trainable.plan[name])}
+        needed = {other for name in reads & set(trainable.plan) for other in followed_by(trainable.plan[name])}
         if needed - {name for name, _ in part.named_parameters()}:
             return None
     return split
@@ -105,13 +105,8 @@ SPLITTERS: dict[str, Callable[[nn.Module, Collection[str], Tensor], Split | None
 
 def _compressed(trainable: Trainable, part: nn.Module, reads: frozenset[str]) -> Compressed:
     """A part of the model that computes with its projected weights; what it does not read is not projected."""
-    used = reads | {other for name in reads & set(trainable.plan) for other in _follows(trainable.plan[name])}
+    used = reads | {other for name in reads & set(trainable.plan) for other in followed_by(trainable.plan[name])}
     return Compressed(part, {name: each for name, each in trainable.plan.items() if name in used})
-
-
-def _follows(projection: object) -> tuple[str, ...]:
-    found: tuple[str, ...] = getattr(projection, "follows", ())
-    return found
 
 
 def _from_images(trainable: Trainable, before: Compressed) -> Callable[[Tensor], Tensor]:

@@ -42,7 +42,7 @@ def kaplan_meier(queries: NDArray[np.int64], found: NDArray[np.bool_]) -> Curve:
     inside = (surviving > 0) & (surviving < 1)
     return Curve(
         times,
-        surviving,
+        surviving.astype(np.float64),
         np.where(inside, low, surviving).astype(np.float64),
         np.where(inside, high, surviving).astype(np.float64),
         risk,

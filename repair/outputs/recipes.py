@@ -2,6 +2,8 @@
 
 from dataclasses import asdict, dataclass
 
+from repair.search_based.recipes import SEARCH_RECIPES
+
 REPLAYED = 10_000
 """Clean images, and mutated ones, that a head is shown at most."""
 
@@ -39,12 +41,17 @@ OFFERED = "repair.recipe=output-mlp, output-svm, output-tree, output-shift or ou
 """What to say to a user whose model stays closed."""
 
 
-def check_recipe(name: str) -> None:
-    """Raise `InputError` unless `repair.recipe` may say this: an output repair, or a recipe of `repair.recipes`."""
+def recipe_parts(name: str) -> dict[str, object]:
+    """The parts of the recipe that `repair.recipe` names, by key, as plain values.
+
+    Raises `InputError` unless it is an output repair, a search, or a recipe of `repair.recipes`, by name or in a file.
+    """
     if name in OUTPUT_RECIPES:
-        return
+        return OUTPUT_RECIPES[name].parts()
+    if name in SEARCH_RECIPES:
+        return SEARCH_RECIPES[name].parts()
     from repair.recipe_files import recipe_file
     from repair.recipes import RECIPES
 
-    if name not in RECIPES:
-        recipe_file(name, [*RECIPES, *OUTPUT_RECIPES])
+    known = [*RECIPES, *OUTPUT_RECIPES, *SEARCH_RECIPES]
+    return (RECIPES[name] if name in RECIPES else recipe_file(name, known)).parts()

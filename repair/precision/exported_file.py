@@ -19,9 +19,7 @@ from repair.pt2_models.writing import program_difference, save_program
 def with_bits(program: ExportedProgram, bits: Bits) -> ExportedProgram:
     """A copy of the program with these bits; raises `InputError` for unknown names and a rounded output left out."""
     if bits.float_output and has_rounded_output(program):
-        raise InputError(
-            "float_output leaves out the last rounding of an .onnx file, that of a .pt2 file has to stay"
-        )
+        raise InputError("float_output leaves out the last rounding of an .onnx file, that of a .pt2 file has to stay")
     return widen(program, bits.activations, bits.weights)
 
 

@@ -85,6 +85,18 @@ TABLE: list[tuple[str, dict[str, Any], str]] = [
     ("no mutation", {"search__mutations": "[]"}, "search.mutations must be some of .*got none"),
     ("unknown recipe", {"repair__recipe": "magic"}, "repair.recipe must be one of imitation, .*got 'magic'"),
     ("missing recipe", {"repair__recipe": "my.yaml"}, "repair.recipe must name a file .*found none at my.yaml"),
+    (
+        "scales of floats",
+        {"repair__recipe": "scales"},
+        "free=scales of the .*recipe names no weight",
+    ),
+    (
+        "rounding of floats",
+        {"repair__recipe": "rounding"},
+        "rounding=learned .* needs free weights on grids",
+    ),
+    ("half precision on a CPU", {"trainer__precision": "16-mixed"}, "trainer.precision=16-mixed needs a GPU"),
+    ("unknown strategy of training", {"trainer__strategy": "dpp"}, "trainer.strategy must be auto or .*got 'dpp'"),
     ("shares beyond 1", {"split__train": 0.9}, "split.judge must sum to 1, got 1.3"),
     ("a share of nothing", {"split__train": 0.8, "split__judge": 0}, r"split\.judge must be above 0, got 0"),
     ("unknown data", {"data__name": "animals"}, "data.name must be one of digits, .*got 'animals'"),

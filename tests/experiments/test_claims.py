@@ -63,6 +63,21 @@ def test_verdicts_of_both_properties_stand_in_the_report(
     assert code == 0  # 1 % of violations are within the 2 % asked for
 
 
+def test_a_verifier_may_be_asked_for_later_in_the_same_folder(network: Path, tmp_path: Path):
+    pytest.importorskip("highspy")
+    call = ["properties", str(network), str(tmp_path / "holds.vnnlib"), *BRIEF, f"run_dir={tmp_path / 'run'}"]
+    verdicts = tmp_path / "run/round-00/verified-before.json"
+    assert main(call) == 0
+    assert not verdicts.exists()
+    assert main([*call, "properties.verifier=highs"]) == 0
+    kept = verdicts.stat().st_mtime_ns
+    assert main([*call, "properties.verifier=highs"]) == 0
+    assert verdicts.stat().st_mtime_ns == kept  # the same question is not asked again
+    assert main([*call, "properties.verifier=highs", "properties.verifier_seconds=30"]) == 0
+    assert json.loads(verdicts.read_text(encoding="utf-8"))["how"]["seconds"] == 30
+    assert main([*call, "properties.delta=0.04"]) == 2
+
+
 def test_exported_claims_are_read_back_without_any_verifier(network: Path, tmp_path: Path):
     main(["properties", str(network), str(tmp_path / "fails.vnnlib"), *BRIEF, f"properties.export={tmp_path / 'out'}",
           f"run_dir={tmp_path / 'run'}"])  # fmt: skip

@@ -59,6 +59,22 @@ def test_a_run_continued_where_it_was_begun_warns_of_nothing(dflare: Callable[..
     assert (compressed["format"], compressed["parameters"], compressed["integer_share"]) == ("exported", 579, 0)
 
 
+def test_a_recipe_file_that_was_edited_is_refused_and_as_it_was_goes_on(
+    dflare: Callable[..., Any], toys: Any, tmp_path: Path
+):
+    """The placebo would learn by other parts than the repair did."""
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text("loss: margin\n")
+    settings = toys.settings(tmp_path / "run", repair__recipe=recipe)
+    assert dflare("search", *settings).code == 0
+    recipe.write_text("loss: hinge\n")
+    answer = dflare("repair", *settings)
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "was begun with other parts of its recipe (loss: margin, now hinge); choose another run_dir" in answer.err
+    recipe.write_text("loss: margin  # as before\n")
+    assert dflare("repair", *settings).code == 0
+
+
 def test_a_users_own_function_is_in_the_environment_with_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "own_networks.py").write_text("def make(): ...\n")
     (tmp_path / "weights.pt").write_bytes(b"numbers")

@@ -11,12 +11,12 @@ import pytest
 from experiments.run import Run
 from experiments.settings import load_config
 
-VERBS = {"search", "repair", "retest", "loop", "report"}
+VERBS = {"search", "repair", "retest", "loop", "ablate", "estimate", "report", "properties"}
 HEAVY = ("torch", "numpy", "sklearn", "pytorch_lightning", "onnx", "onnxruntime", "PIL")
 
 
 def listed_verbs(text: str) -> set[str]:
-    return set(re.findall(r"^    (\w+) {2,}\S", text, re.MULTILINE))
+    return set(re.findall(r"^    (\w+)(?: {2,}\S|$)", text, re.MULTILINE))
 
 
 def imported(profile: str) -> set[str]:
@@ -45,7 +45,7 @@ def test_every_verb_has_help(verb: str, dflare: Callable[..., Any]):
     assert answer.out.startswith(f"usage: dflare {verb}")
 
 
-@pytest.mark.parametrize("arguments", [(), ("ablate",), ("loop", "--rounds=2"), ("report",), ("report", "a", "b")])
+@pytest.mark.parametrize("arguments", [(), ("serve",), ("loop", "--rounds=2"), ("report",), ("report", "a", "b")])
 def test_what_is_no_call_is_refused_with_the_usage(arguments: tuple[str, ...], dflare: Callable[..., Any]):
     answer = dflare(*arguments)
     assert answer.code == 2

@@ -1,6 +1,7 @@
 """When a round is rolled back: what it breaks on the validate side decides."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 
 from dflare.errors import InputError
 from experiments.rollback import breaks_too_much, check_decided
+from experiments.run import Run
+from experiments.settings import load_config
 from repair.proof.metrics import paired_rates, plain
 
 
@@ -73,3 +76,8 @@ def test_a_limit_that_would_decide_otherwise_is_refused(entry: dict[str, Any], l
 def test_a_round_that_had_nothing_to_decide_by_refuses_no_limit():
     check_decided(Path("run"), [{"round": 0, "rolled_back": False, "repair": {"validate": None}}], 0)
     check_decided(Path("run"), [decided(0, 0, 0.01, drawdown=None)], 0)
+
+
+def test_each_round_that_was_rolled_back_halves_the_learning_rate_of_those_after_it():
+    run = SimpleNamespace(settings=load_config(["repair.learning_rate=0.004"]))
+    assert [Run.learning_rate(run, count) for count in range(3)] == [0.004, 0.002, 0.001]  # type: ignore[arg-type]

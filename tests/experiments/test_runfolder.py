@@ -46,7 +46,14 @@ def test_the_configuration_of_a_folder_runs_it_again(begun: Path):
 
 @pytest.mark.parametrize(
     "argument",
-    ["seed=1", "search.seeds=5", "search.mutations=[median_blur]", "repair.steps=7", "pair.name=digits-cnn-int8"],
+    [
+        "seed=1",
+        "search.seeds=5",
+        "search.mutations=[median_blur]",
+        "repair.steps=7",
+        "pair.name=digits-cnn-int8",
+        "trainer.precision=bf16-mixed",  # a repair and its placebo would compute in two ways
+    ],
 )
 def test_other_settings_are_refused_and_named(begun: Path, argument: str):
     before = (begun / "config.yaml").read_bytes()
@@ -115,6 +122,14 @@ def test_a_folder_left_by_a_kill_before_its_configuration_was_written_is_new(tmp
     assert load_config([str(tmp_path / "config.yaml")]) == settings(tmp_path)
 
 
+def test_what_a_killed_process_left_half_written_goes(begun: Path):
+    (begun / "round-00" / ".model.pt2.x1y2.tmp").mkdir()  # a writer that names files itself writes into a folder
+    (begun / "round-00" / ".model.pt2.x1y2.tmp" / "model.pt2").touch()
+    (begun / ".best.ckpt.tmp").touch()
+    with open_run(settings(begun)):
+        assert list(begun.rglob(".*.tmp*")) == []
+
+
 def test_a_run_that_fails_later_keeps_what_it_found(begun: Path):
     with pytest.raises(KeyboardInterrupt), open_run(settings(begun)):
         raise KeyboardInterrupt
@@ -167,6 +182,15 @@ def test_the_environment_is_written_once_and_changes_are_added(begun: Path, monk
     found = json.loads(path.read_text())
     assert {key: value for key, value in found.items() if key != "continued"} == first
     assert [entry["cores"] for entry in found["continued"]] == [1000]
+
+
+def test_a_recipe_of_other_parts_under_the_same_name_is_refused(begun: Path):
+    with open_run(settings(begun)) as run:
+        for recipe in ({"loss": "margin", "rate": 1.0}, {"loss": "margin", "rate": 1.0}):
+            write_environment(run, {}, {}, {"recipe": recipe})
+        with pytest.raises(InputError, match=r"other parts of its recipe \(loss: margin, now hinge\); choose another"):
+            write_environment(run, {}, {}, {"recipe": {"loss": "hinge", "rate": 1.0}})
+        write_environment(run, {}, {})  # a version that wrote none down
 
 
 def test_other_models_and_other_images_in_the_same_place_are_refused(begun: Path, toys: Any, tmp_path: Path):

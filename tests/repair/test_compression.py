@@ -111,3 +111,11 @@ def test_a_weight_that_is_not_a_number_is_never_compressed():
     plan = {"w": Pruned(torch.tensor([True, False]))}
     with pytest.raises(ValueError, match="no longer compressed"):
         check_plan({"w": torch.tensor([float("nan"), 0.0])}, plan)
+
+
+def test_a_pruned_weight_that_is_nearly_zero_is_not_pruned():
+    """A ten-millionth of the others would be lost in the rounding of an integer grid, and is a stored number here."""
+    plan = {"w": Pruned(torch.tensor([True, False]))}
+    check_plan({"w": torch.tensor([1.0, 0.0])}, plan)
+    with pytest.raises(ValueError, match="being pruned would move it by up to 1e-07"):
+        check_plan({"w": torch.tensor([1.0, 1e-7])}, plan)

@@ -1,5 +1,7 @@
 """The figures of a repair, by hand."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -95,3 +97,25 @@ def test_a_better_repair_is_positive_on_triggers_and_negative_on_deviations():
     assert paired["probe_after"].value == pytest.approx(-0.8)
     assert paired["drawdown"].value == pytest.approx(-0.5)
     assert paired["drawdown"].low < paired["drawdown"].value < paired["drawdown"].high
+
+
+def test_probe_images_of_one_seed_do_not_count_as_many():
+    """Ten seeds of a hundred images each, all of a seed alike; three seeds fixed: (3 * 100)^2 / (3 * 100^2) = 3."""
+    seeds = np.repeat(np.arange(10), 100)
+    before, after = (judgement([1], (seeds >= wrong).tolist()) for wrong in (4, 1))
+    found = evidence.change_figures(before, after, np.ones(1000, dtype=int), seeds)
+    paired = evidence.paired_with_placebo(after, before, before, {}, seeds, evidence.metrics.NOTHING)
+    chance = math.erfc(math.sqrt(3 / 2))  # of a chi^2 of 3: 0.083; of a thousand images alone it would be 10^-90
+    assert found["probe_mcnemar_p"] == paired["probe_mcnemar_p"] == pytest.approx(chance)
+    rates = [found["probe_before"], found["probe_after"], *found["probe_by_length"]["1"].values()]
+    assert [figure.value for figure in rates] == pytest.approx([0.4, 0.1, 0.4, 0.1])
+    assert all(figure.high - figure.low > 0.3 for figure in rates)
+    assert paired["probe_after"].low < -0.5
+    assert paired["probe_after"].high > 0
+
+
+def test_an_image_that_deviated_before_is_broken_by_neither():
+    """The placebo agrees on five images more than the repair does, which are fixed: its drawdown is no smaller."""
+    start, placebo = judgement([0] * 5 + [1] * 5, [1]), judgement([1] * 10, [1])
+    paired = evidence.paired_with_placebo(start, placebo, start, {}, np.arange(1), evidence.metrics.NOTHING)
+    assert paired["drawdown"].value == 0

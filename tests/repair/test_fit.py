@@ -10,9 +10,10 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 
+from dflare.errors import InputError
 from repair.data import Examples, Mixture, RepairData
 from repair.fit import Schedule, fit, fit_steps
-from repair.keeping import KeepBest, SaveLast
+from repair.keeping import KeepBest, SaveLast, last_of
 from repair.losses import imitation
 from repair.module import Batch, Repair
 from repair.recipes import RECIPES
@@ -161,6 +162,14 @@ def test_the_placebo_takes_exactly_the_steps_of_the_repair_with_the_same_rates()
     part = fit_steps(student(), data(), RECIPES["imitation"], SCHEDULE, 25)
     assert part.steps == 25
     assert any(not torch.equal(part.weights[name], whole.weights[name]) for name in whole.weights)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 half of one"])
+def test_a_broken_checkpoint_is_refused_in_one_sentence(content: bytes, tmp_path: Path):
+    for name, read in (("last", lambda: last_of(tmp_path)), ("best", KeepBest(tmp_path).read)):
+        (tmp_path / f"{name}.ckpt").write_bytes(content)
+        with pytest.raises(InputError, match=rf"in .*{name}\.ckpt, found none that can be read; remove the folder"):
+            read()
 
 
 def test_imitation_is_least_where_the_student_is_the_original():

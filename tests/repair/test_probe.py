@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dflare.mutations import MUTATIONS
 from dflare.seeds import pixel_hash
 from repair.proof.probe import LENGTHS, ProbeSet
 
@@ -45,3 +46,20 @@ def test_longer_paths_lead_further_from_the_seed():
 def test_images_of_one_seed_differ_from_turn_to_turn():
     images = torch.cat(list(probe(n=1, count=50).chunks()))
     assert len(torch.unique(images.flatten(1), dim=0)) > 30
+
+
+def test_every_published_mutation_is_drawn_alike_and_by_the_same_draws_for_everyone(monkeypatch):
+    """The first choices are written down: with another seed or other draws two people would judge by other images."""
+    drawn = []
+
+    def remember(images, choice, mutations, draws):
+        assert mutations == list(MUTATIONS.values())
+        drawn.append(choice)
+        return images
+
+    monkeypatch.setattr("repair.proof.probe.mutate", remember)
+    list(ProbeSet(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.arange(10), 700).chunks())
+    counts = torch.cat(drawn).bincount(minlength=7).double()
+    expected = 700 * 31 / 5 / 7  # paths of 1, 2, 4, 8 and 16
+    assert ((counts - expected).square() / expected).sum() < 22.5  # chi^2 of 6 degrees of freedom, p = 0.001
+    assert drawn[0][:12].tolist() == [4, 0, 1, 1, 4, 1, 6, 2, 0, 6, 5, 3]
