@@ -14,10 +14,9 @@ from dflare.errors import InputError
 from dflare.models.opening import open_classifier
 from experiments.data import load_data
 from pairs import bench_folder
-from repair.compression import Compressed
 from repair.opening import open_trainable
-from repair.properties.ball_statements import attacked
-from repair.properties.balls import Attack, Balls
+from repair.properties.ball_cases import look, student
+from repair.properties.balls import Balls
 from repair.properties.robustness import Others
 from repair.properties.students import scores_of
 from repair.trainable import Trainable
@@ -36,9 +35,6 @@ MODELS = (*DENSE, *FILES)
 
 NETWORKS = Path(tempfile.gettempdir()) / "dflare-robustness-networks"
 """Where dense networks are kept once they are trained."""
-
-FINDING = Attack(steps=10)
-"""Who misbehaves: a centre, or what this attack finds from one uniform start."""
 
 
 @dataclass(frozen=True)
@@ -76,30 +72,22 @@ def prepare(model: str, radius: float, sizes: Sizes, seed: int) -> Case:
     trainable, classifier = open_trainable(path), open_classifier(path, threads=1)
     answers = None if original is None else open_classifier(original, threads=1)
     generator = torch.Generator().manual_seed(seed)
-    found = []
-    for images, classes, clean in ((train, labels, sizes.clean), (test, truth, 0)):
-        rows = torch.randperm(len(images), generator=generator)[: sizes.candidates + clean]
-        shown = images[rows].float() / 255
-        wanted = classes[rows] if answers is None else scores_of(answers, shown).argmax(-1)
-        balls = Balls(shown[: sizes.candidates], wanted[: sizes.candidates], radius)
-        bad = attacked(student(trainable), classifier, balls, FINDING, 1, generator)
-        found.append((balls.take(bad).take(slice(0, sizes.balls)), balls.take(~bad), shown, wanted))
-    (bad, good, shown, wanted), (unseen, calm, _, _) = found
+    looked = [
+        look(student(trainable), classifier, images, answers or classes, (sizes.candidates, clean), radius, generator)
+        for images, classes, clean in ((train, labels, sizes.clean), (test, truth, 0))
+    ]
+    (bad, _), (unseen, calm) = (one.balls(radius) for one in looked)
+    bad, unseen = (some.take(slice(0, sizes.balls)) for some in (bad, unseen))
     if not len(bad) or not len(unseen):
         raise InputError(
             f"expected balls of radius {radius} in which {model} misbehaves, found none; take a larger one"
         )
-    others = Others(good, shown[sizes.candidates :], wanted[sizes.candidates :])
+    others = looked[0].others(radius)
     everything = test.float() / 255
     asked = truth if answers is None else scores_of(answers, everything).argmax(-1)
     calm = calm.take(slice(0, 4 * sizes.balls))
     took = time.perf_counter() - began
     return Case(path, trainable, classifier, bad, others, unseen, calm, (everything, asked), sizes, took)
-
-
-def student(trainable: Trainable) -> Classifier:
-    """The classifier that an opened model is."""
-    return Compressed(trainable.module, trainable.plan, trainable.shown)
 
 
 def paths(model: str, images: Tensor, labels: Tensor) -> tuple[Path, Path | None]:

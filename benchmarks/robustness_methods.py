@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 
-from repair.properties.ball_imitation import retrain_balls
+from repair.properties.ball_cases import FINDING, student
+from repair.properties.ball_cases import METHODS as SHARED
 from repair.properties.balls import Balls, attack, violated
-from repair.properties.birdnn import Retraining, fine_tune
+from repair.properties.birdnn import fine_tune
 from repair.properties.factors import FactorSettings
 from repair.properties.networks import open_network
-from repair.properties.robustness import Others, RobustSettings, repair_balls
 from repair.properties.students import scores_of
 from repair.search_based.swarm import Swarm
-from robustness_cases import FINDING, Case, student
+from robustness_cases import Case
 from robustness_networks import CLASSES, DENSE
 
 TUNED = 15
@@ -24,21 +24,15 @@ Repair = Callable[[Case, int, Path], None]
 """Repairs a case from a seed and writes the model to a file."""
 
 
-def hinge(case: Case, seed: int, target: Path) -> None:
-    """The default: hinge + fidelity."""
-    _by_hinge(case, case.others, RobustSettings(steps=case.sizes.steps), seed, target)
+def by(name: str) -> Repair:
+    """A repair of `ball_cases.METHODS`."""
 
+    def repair(case: Case, seed: int, target: Path) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        found = SHARED[name](case.trainable, case.bad, case.others, case.sizes.steps, generator)
+        case.trainable.write(found.weights, target)
 
-def plain(case: Case, seed: int, target: Path) -> None:
-    """The hinge on misbehaving balls alone: nothing holds the model where it was."""
-    nothing = Others(case.others.good.take(slice(0, 0)), case.bad.centres, case.bad.wanted)
-    _by_hinge(case, nothing, RobustSettings(steps=case.sizes.steps, fidelity=0.0), seed, target)
-
-
-def birdnn_retrain(case: Case, seed: int, target: Path) -> None:
-    """BIRDNN's retraining."""
-    generator = torch.Generator().manual_seed(seed)
-    case.trainable.write(retrain_balls(case.trainable, case.bad, case.others, generator, Retraining()).weights, target)
+    return repair
 
 
 def birdnn_finetune(case: Case, seed: int, target: Path) -> None:
@@ -61,9 +55,7 @@ def no_op(case: Case, seed: int, target: Path) -> None:
 
 
 METHODS: dict[str, Repair] = {
-    "hinge": hinge,
-    "plain": plain,
-    "birdnn-retrain": birdnn_retrain,
+    **{name: by(name) for name in ("hinge", "plain", "birdnn-retrain")},
     "birdnn-finetune": birdnn_finetune,
     "no-op": no_op,
 }
@@ -73,8 +65,3 @@ METHODS: dict[str, Repair] = {
 def applies(method: str, model: str) -> bool:
     """Whether a method knows such a model."""
     return method != "birdnn-finetune" or model in DENSE
-
-
-def _by_hinge(case: Case, others: Others, settings: RobustSettings, seed: int, target: Path) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    case.trainable.write(repair_balls(case.trainable, case.bad, others, generator, settings).weights, target)

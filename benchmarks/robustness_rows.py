@@ -12,15 +12,13 @@ from torch import Tensor
 from dflare.classifiers import Classifier
 from dflare.models.opening import open_classifier
 from repair.opening import open_trainable
+from repair.properties.ball_cases import JUDGING, RESTARTS, student
 from repair.properties.ball_statements import attacked, ball_statements, pooled_statement, worst
-from repair.properties.balls import Attack, Balls, margins, violated
+from repair.properties.balls import Balls, margins, violated
 from repair.properties.pac import samples_needed
 from repair.properties.students import scores_of
-from robustness_cases import Case, Sizes, prepare, student
+from robustness_cases import Case, Sizes, prepare
 from robustness_methods import METHODS
-
-JUDGING, RESTARTS = Attack(steps=20), 2
-"""The attack that judges, from fresh starts."""
 
 EPSILON, EACH, DELTA = 1e-3, 0.05, 1e-3
 """Of the statement about all repaired balls together, of those about every single one, and the doubt in both."""

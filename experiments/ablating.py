@@ -153,12 +153,10 @@ def code_arguments(cell: Cell, allow_code: bool) -> list[str]:
 def _check(cell: Cell) -> None:
     """Raise `InputError` for settings that the run would refuse, before any run starts."""
     from dflare.strategies import find_strategy
-    from repair.outputs.recipes import OUTPUT_RECIPES
-    from repair.recipes import find_recipe
+    from repair.outputs.recipes import recipe_parts
 
     settings = settings_of(Config, cell.settings, f"the arm {cell.arm} of the ablation")
     check_ranges(settings)
     complete(settings)
     find_strategy(settings.search.strategy)
-    if settings.repair.recipe not in OUTPUT_RECIPES:
-        find_recipe(settings.repair.recipe)
+    recipe_parts(settings.repair.recipe)

@@ -13,6 +13,7 @@ from experiments.agreement_config import AgreementKeys, asks_for_agreement, load
 from experiments.config import Config
 from experiments.opening import ALLOW_CODE, check_allowed
 from experiments.properties_config import load_properties
+from experiments.robustness_config import asks_for_robustness, load_robustness
 from experiments.settings import load_config, to_yaml
 from experiments.workers import LostWorker, Place, find_place, leave, may_lead
 
@@ -41,6 +42,10 @@ PROPERTIES = """\
 
   dflare properties agreement.seeds=10 agreement.radius=0.005 pair.original=a.onnx pair.compressed=b.onnx data.root=DIR
     proves or refutes, image by image, that the pair agrees around the first judge images (docs/verification.md).
+
+  dflare properties robustness.images=50 robustness.radius=0.02 model=original.onnx data.name=mnist data.root=DIR
+    looks for images around which an image classifier (.onnx, .pt2) misbehaves, repairs it there, and states how often
+    it still does; with pair.original and pair.compressed the original says what is wanted (docs/robustness.md).
 
 settings, as key=value or in YAML files (--print-config shows every key; docs/properties.md says what each is for):
   properties.method=hinge      or birdnn, birdnn-retrain, birdnn-finetune, care, plain, none (only the statement)
@@ -237,6 +242,8 @@ _VERBS = {
 def _properties(options: argparse.Namespace) -> int:
     if asks_for_agreement(options.settings):
         return _agreement(options)
+    if asks_for_robustness(options.settings):
+        return _robustness(options)
     settings = load_properties(options.settings)
     if options.print_config:
         print(to_yaml(settings), end="")
@@ -262,6 +269,19 @@ def _agreement(options: argparse.Namespace) -> int:
     return agreement(asked, settings)
 
 
+def _robustness(options: argparse.Namespace) -> int:
+    settings = load_robustness(options.settings)
+    if options.print_config:
+        print(to_yaml(settings), end="")
+        return 0
+    from experiments.process import prepare
+
+    prepare(Config(threads=settings.threads))
+    from experiments.robustness import robustness
+
+    return robustness(settings)
+
+
 def _ablate(options: argparse.Namespace) -> int:
     from experiments.ablating import ablate, load_ablation
 
@@ -274,8 +294,12 @@ def _ablate(options: argparse.Namespace) -> int:
 
 
 def _report(folder: Path) -> int:
-    from experiments import properties_report, properties_text
+    from experiments import properties_report, properties_text, robustness_report, robustness_text
 
+    if robustness_report.is_robustness(folder):
+        report = robustness_report.write_report(folder)
+        print(robustness_text.summary_text(report))
+        return 0 if report["gate"]["passed"] else 1
     if properties_report.is_properties(folder):
         report = properties_report.write_report(folder)
         print(properties_text.summary_text(report))

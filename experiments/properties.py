@@ -26,6 +26,7 @@ def properties(settings: PropertiesConfig) -> int:
 def work(subject: Subject, settings: PropertiesConfig) -> int:
     """Draw, repair, judge and report in the run folder; what is there already is not done again; the exit code."""
     check_verifier(settings.properties.verifier)
+    _check_export(settings.properties.export)
     with open_run(settings) as folder:
         _write_environment(folder, settings)
         run = PropertyRun(subject, settings, folder.round(0))
@@ -43,6 +44,12 @@ def work(subject: Subject, settings: PropertiesConfig) -> int:
         report = write_report(folder.path)
     print(summary_text(report))
     return 0 if report["gate"]["passed"] else 1
+
+
+def _check_export(name: str | None) -> None:
+    """Raise `InputError` where claims cannot be written, before anything else takes its time."""
+    if name is not None and Path(name).exists() and not Path(name).is_dir():
+        raise InputError(f"properties.export must be a folder, got the file {name}")
 
 
 def _write_environment(folder: RunFolder, settings: PropertiesConfig) -> None:

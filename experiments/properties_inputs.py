@@ -1,7 +1,7 @@
 """What `dflare properties` works on: a network, what it must not do, where it is used, and samples of one's own."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -42,7 +42,7 @@ class Subject:
 def open_subject(asked: PropertySettings) -> Subject:
     """Everything that the settings name; raises `InputError` for what is missing, unreadable or does not fit."""
     opened = open_network(Path(str(asked.model)))
-    claims = tuple(read_vnnlib(Path(name)) for name in asked.files)
+    claims = _told_apart([read_vnnlib(Path(name)) for name in asked.files])
     wanted = conjunction(claims)
     network = opened.network
     if (wanted.inputs, wanted.outputs) != (network.inputs, network.outputs):
@@ -57,6 +57,15 @@ def open_subject(asked: PropertySettings) -> Subject:
         for name, file in files.items()
     )
     return Subject(opened, claims, wanted, domain, (bad, safe))
+
+
+def _told_apart(claims: Sequence[Property]) -> tuple[Property, ...]:
+    """The claims; of files that are called alike, in other folders, the later ones with their place behind the name."""
+    names = [claim.name for claim in claims]
+    return tuple(
+        replace(claim, name=f"{claim.name}-{place + 1}") if claim.name in names[:place] else claim
+        for place, claim in enumerate(claims)
+    )
 
 
 def read_domain(text: str, inputs: int) -> Domain:
@@ -95,9 +104,10 @@ def read_samples(path: Path, name: str, inputs: int) -> Tensor:
     values = _from_h5(path, name) if path.suffix.lower() in (".h5", ".hdf5") else _from_numpy(path, name)
     if values.dtype.kind not in "fiu" or values.ndim < 2 or values[:1].size != (inputs if len(values) else 0):
         raise InputError(f"{path} ({key}) must hold numbers (n, {inputs}), got {values.dtype} {values.shape}")
-    found = torch.from_numpy(values.astype(np.float32)).reshape(len(values), inputs)
+    with np.errstate(over="ignore"):  # a number beyond float32 is refused below
+        found = torch.from_numpy(values.astype(np.float32)).reshape(len(values), inputs)
     if not found.isfinite().all():
-        raise InputError(f"{path} ({key}) must hold finite numbers, got NaN or infinity")
+        raise InputError(f"{path} ({key}) must hold finite numbers of float32, got NaN, infinity or one beyond it")
     return found.unique(dim=0)
 
 

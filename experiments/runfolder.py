@@ -18,6 +18,7 @@ from experiments.continuing import added, check_contents, warnings_of
 from experiments.environment import environment
 from experiments.files import append_line, parse_json, read_json, read_lines, write_atomic
 from experiments.properties_config import PropertiesConfig
+from experiments.robustness_config import RobustnessConfig
 from experiments.rollback import check_decided
 from experiments.settings import as_dict, read_yaml, to_yaml
 
@@ -37,6 +38,11 @@ FREE = (
     "properties.verifier_seconds",
     "properties.verifier_margin",
     "properties.export",
+    "robustness.verifier",
+    "robustness.verifier_balls",
+    "robustness.verifier_seconds",
+    "robustness.verifier_margin",
+    "robustness.export",
 )
 """Settings that may change between runs in one folder: they alter how long or where, not what is found."""
 
@@ -74,7 +80,7 @@ class RunFolder:
 
 
 @contextmanager
-def open_run(settings: Config | PropertiesConfig) -> Iterator[RunFolder]:
+def open_run(settings: Config | PropertiesConfig | RobustnessConfig) -> Iterator[RunFolder]:
     """The run folder of the settings, locked; made on the first run, compared with the settings afterwards.
 
     A folder in which nothing was found goes away again when the run fails, so that it does not bind the next try.
@@ -184,7 +190,7 @@ def _forget(folder: Path) -> None:
         folder.rmdir()
 
 
-def _compare(known: Path, settings: Config | PropertiesConfig) -> None:
+def _compare(known: Path, settings: Config | PropertiesConfig | RobustnessConfig) -> None:
     loaded: dict[Any, Any] = OmegaConf.to_container(read_yaml(known), resolve=False)  # type: ignore[assignment]
     for key, (before, now) in _differences(loaded, as_dict(settings)).items():
         if key in BOUND or (key not in FREE and key.split(".")[0] not in FREE_GROUPS):

@@ -8,7 +8,7 @@ import torch
 
 from dflare.errors import InputError
 from repair.properties.linear import Linear
-from repair.properties.property import Box, Case, Polytope
+from repair.properties.property import LARGEST, Box, Case, Polytope
 
 Sides = tuple[tuple[float, float], ...]
 """(low, high) of every input; low > high where nothing lies between."""
@@ -26,8 +26,8 @@ def find_cases(alternatives: Sequence[tuple[Atom, ...]], inputs: int, outputs: i
     """A case for every box, with the polytopes of all alternatives on it; contradictory alternatives are left out.
 
     Variables are X_i for inputs and Y_j for outputs. Raises `InputError`, naming `source` and the line, for
-    constraints that mix inputs with outputs or bound several inputs together, for inputs without bounds, for
-    alternatives that say nothing about outputs, and where no box holds an input.
+    constraints that mix inputs with outputs or bound several inputs together, for inputs without bounds or with such
+    beyond float32, for alternatives that say nothing about outputs, and where no box holds an input.
     """
     unsafe: dict[Sides, list[Polytope]] = {}
     for atoms in alternatives:
@@ -59,6 +59,8 @@ def _sides(atoms: Sequence[Atom], inputs: int, source: str) -> Sides:
         bounds[index] = (low, min(high, end)) if factor > 0 else (max(low, end), high)
     if open_ends := [index for index, pair in enumerate(bounds) if not all(map(math.isfinite, pair))]:
         raise InputError(f"{source}: expected bounds on both sides of X_{open_ends[0]} in every case")
+    if beyond := [index for index, pair in enumerate(bounds) if max(map(abs, pair)) > LARGEST]:
+        raise InputError(f"{source}: expected bounds of X_{beyond[0]} within {LARGEST:.3g}, the largest float32")
     return tuple(bounds)
 
 

@@ -65,8 +65,8 @@ class NetworkFile:
 def open_network(path: Path) -> NetworkFile:
     """The fully connected network in an ONNX file.
 
-    Raises `InputError` for files that are no such network, see `read_chain`, and where ONNX Runtime answers otherwise
-    than the network that was read.
+    Raises `InputError` for files that are no such network, see `read_chain`, for answers that are not finite, and where
+    ONNX Runtime answers otherwise than the network that was read.
     """
     model = read_whole(path)
     network, stored = read_chain(model, path)
@@ -112,6 +112,8 @@ def _compare(path: Path, model: ModelProto, network: DenseNetwork, weights: Mapp
     with torch.no_grad():
         ours = network.with_weights(weights)(inputs)
     theirs = _ask(model, path, inputs)
+    if not theirs.isfinite().all():
+        raise InputError(f"the network in {path} must answer with finite numbers, it answers NaN or infinity; its weights?")
     if ours.shape != theirs.shape or not torch.allclose(
         ours, theirs, rtol=0, atol=TOLERANCE * float(theirs.abs().max().clamp(min=1e-6))
     ):

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LARGEST = torch.finfo(torch.float32).max
+"""Of a bound's magnitude: networks compute in float32."""
+
 
 @dataclass(frozen=True)
 class Box:
-    """All inputs with low <= x <= high; `low` and `high` are float64 (inputs,), finite, low <= high."""
+    """All inputs with low <= x <= high; `low` and `high` are float64 (inputs,), at most `LARGEST`, low <= high."""
 
     low: Tensor
     high: Tensor
@@ -17,8 +20,8 @@ class Box:
     def __post_init__(self) -> None:
         if self.low.ndim != 1 or self.low.shape != self.high.shape:
             raise ValueError(f"bounds must be (inputs,), got {tuple(self.low.shape)} and {tuple(self.high.shape)}")
-        if not (self.low <= self.high).all() or not torch.stack([self.low, self.high]).isfinite().all():
-            raise ValueError("bounds must be finite with low <= high")
+        if not (self.low <= self.high).all() or not (torch.stack([self.low, self.high]).abs() <= LARGEST).all():
+            raise ValueError("bounds must be finite in float32 with low <= high")
 
     def bounds(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The least and the greatest number of this type inside the box, (inputs,) each.

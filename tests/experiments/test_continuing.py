@@ -59,6 +59,7 @@ def test_a_run_continued_where_it_was_begun_warns_of_nothing(dflare: Callable[..
     assert (compressed["format"], compressed["parameters"], compressed["integer_share"]) == ("exported", 579, 0)
 
 
+@pytest.mark.slow
 def test_a_recipe_file_that_was_edited_is_refused_and_as_it_was_goes_on(
     dflare: Callable[..., Any], toys: Any, tmp_path: Path
 ):

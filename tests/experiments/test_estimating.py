@@ -69,6 +69,7 @@ def test_the_original_is_asked_once_a_chunk(tmp_path: Path, monkeypatch: pytest.
     assert counted == [4, 4, 2, 4]
 
 
+@pytest.mark.slow
 def test_own_images_are_all_asked_about_before_any_repair_and_again_for_nothing(
     toys: Any, tmp_path: Path, dflare: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,7 @@ def test_shares_of_repaired_triggers_are_those_of_the_files(finished: Path, orac
                 assert (figures[key]["value"], figures[key]["n"]) == (pytest.approx(repaired.mean()), len(triggers))
 
 
+@pytest.mark.slow
 def test_shares_of_clean_and_probe_images_are_those_of_the_judge_side(finished: Path, settings: Config, oracle: Oracle):
     """Drawdown, what was fixed, and the probe before and after: of the model and of its placebo."""
     side = oracle.subject.sides[Side.judge]

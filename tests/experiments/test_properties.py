@@ -17,6 +17,7 @@ pytest.importorskip("onnxruntime")
 
 from experiments.main import main
 from experiments.properties_config import DECISIONS, METHODS, PropertySettings, load_properties, needed_samples
+from experiments.properties_inputs import open_subject
 from repair.onnx_models.difference import difference
 from repair.onnx_models.weights import read_whole
 from repair.properties.dense import Activation, DenseNetwork
@@ -242,6 +243,14 @@ def test_of_several_properties_all_must_hold(dflare: Call, made: Path, tmp_path:
     assert [(one["property"], one["delta"]) for one in statements] == [("low", 0.025), ("third", 0.025)]
 
 
+def test_properties_that_are_called_alike_are_told_apart(made: Path, tmp_path: Path):
+    """Their names are those of exported files."""
+    shutil.copy(made / "third.vnnlib", tmp_path / "low.vnnlib")
+    files = [str(made / "low.vnnlib"), str(tmp_path / "low.vnnlib")]
+    subject = open_subject(PropertySettings(model=str(made / "net.onnx"), files=files))
+    assert [claim.name for claim in subject.claims] == ["low", "low-2"]
+
+
 @pytest.mark.slow
 def test_own_samples_take_the_place_of_drawn_ones(dflare: Call, made: Path, tmp_path: Path):
     """Of three rows one lies outside of the box and one is safe."""
@@ -265,6 +274,8 @@ def test_own_samples_take_the_place_of_drawn_ones(dflare: Call, made: Path, tmp_
         ("properties.output=least", "properties.output must be one of min, max"),
         ("properties.domain=low", "properties.domain must be a .vnnlib file, low..high of all inputs, or 2 such sides"),
         ("properties.domain=1..0", "properties.domain must be"),
+        ("properties.domain=-1e39..1e39", "properties.domain must be"),
+        (f"properties.export={__file__}", "properties.export must be a folder, got the file"),
         ("properties.safe=nowhere.npz", "expected a file .npz, .npy, .h5, .hdf5 at nowhere.npz (properties.safe)"),
         ("another.onnx", "expected one network to repair"),
         ("nowhere.vnnlib", "expected a VNN-LIB file at nowhere.vnnlib, found none"),
@@ -300,7 +311,8 @@ def test_an_operator_that_is_no_layer_is_refused_by_name(dflare: Call, made: Pat
     ("array", "words"),
     [
         (np.ones((4, 3)), "must hold numbers (n, 2), got float64 (4, 3)"),
-        (np.full((4, 2), np.nan), "must hold finite numbers, got NaN"),
+        (np.full((4, 2), np.nan), "must hold finite numbers of float32, got NaN"),
+        (np.full((4, 2), 1e300), "must hold finite numbers of float32, got NaN, infinity or one beyond it"),
         (np.full((4, 2), 0.1), "properties.counterexamples must hold inputs that violate low: of 1 read, 1 lie in its"),
     ],
 )

@@ -58,6 +58,7 @@ def test_holm_is_that_of_the_paper_and_keeps_the_order():
     assert holm([]) == []
 
 
+@pytest.mark.slow
 def test_uncorrected_tests_of_many_arms_err_more_often_than_corrected_ones():
     draws = np.random.default_rng(2).normal(size=(300, 6, 6))
     wrong = [[mann_whitney(row[arm], row[0]) for arm in range(1, 6)] for row in draws.tolist()]

@@ -135,6 +135,12 @@ def test_what_is_no_chain_is_refused(nodes: list[tuple], message: str, tmp_path:
         open_network(path)
 
 
+def test_a_network_of_nan_is_refused(tmp_path: Path):
+    path = save(tmp_path / "net.onnx", chain(), stored=STORED | {"b1": np.float32([np.nan, 0])})
+    with pytest.raises(InputError, match=r"must answer with finite numbers, it answers NaN or infinity"):
+        open_network(path)
+
+
 def test_weights_that_do_not_belong_are_refused(tmp_path: Path):
     opened = open_network(save(tmp_path / "net.onnx", chain()))
     weights = opened.network.weights()

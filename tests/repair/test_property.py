@@ -105,5 +105,5 @@ def test_wrong_shapes_are_refused():
         found.margin(torch.zeros(4, 5), torch.zeros(4, 3))
     with pytest.raises(ValueError, match=r"outputs of p must be \(4, 3\), got \(3, 3\)"):
         found.margin(torch.zeros(4, 2), torch.zeros(3, 3))
-    with pytest.raises(ValueError, match="bounds must be finite with low <= high"):
+    with pytest.raises(ValueError, match="bounds must be finite in float32 with low <= high"):
         box((1, 0))

@@ -82,6 +82,7 @@ def unrounded(model: Int8Net, images: Tensor) -> Tensor:
     return torch.nn.functional.linear(x.flatten(1), model.fc_q.float() * 0.003, model.fc_bias_q * 3.9e-5)
 
 
+@pytest.mark.slow
 def test_wider_weights_compute_what_they_did_at_one_byte_each(file, tmp_path):
     assert eight_bit_weights(load_program(file)) == [("conv_q", 36), ("fc_q", 192)]
     write_bits(file, Bits(weights=WEIGHTS), tmp_path / "wide.pt2")
@@ -117,6 +118,7 @@ def test_unknown_names_and_an_output_that_stays_rounded_are_refused(file):
     check_wish(file, Wish("all", weights=0.1, float_output=True))  # its output is float already
 
 
+@pytest.mark.slow
 def test_a_widened_program_is_trained_on_its_grids_and_keeps_them(file, tmp_path):
     path = write_bits(file, Bits(every(file), WEIGHTS), tmp_path / "wide.pt2")
     trainable = open_trainable(path)
@@ -133,6 +135,7 @@ def test_a_widened_program_is_trained_on_its_grids_and_keeps_them(file, tmp_path
         open_trainable(file).check(tmp_path / "moved.pt2")
 
 
+@pytest.mark.slow
 def test_the_bits_of_a_program_are_decided_as_those_of_an_onnx_file_are(file, tmp_path):
     images = (batch(300)[0] * 255).round().to(torch.uint8)
     asked = Asked(images, unrounded(Int8Net(), images / 255).detach())

@@ -107,6 +107,7 @@ def test_declarations_of_functions_and_other_commands_are_read():
         (BOX + "(assert (<= (+ X_0 Y_1) 1))", r"line 5: expected a constraint on inputs or on outputs"),
         (BOX + "(assert (<= (+ X_0 X_1) 1))(assert (<= Y_0 0))", r"bounds of one input at a time, .*X_0 and X_1"),
         (DECLARED + "(assert (<= X_0 1))(assert (<= Y_0 0))", r"expected bounds on both sides of X_0"),
+        (BOX.replace("1)", "1e39)") + "(assert (<= Y_0 0))", r"expected bounds of X_0 within 3\.4e\+38"),
         (BOX, r"expected a constraint on outputs in every case"),
         (BOX + "(assert (>= X_0 2))(assert (<= Y_0 0))", r"the bounds contradict each other"),
     ],

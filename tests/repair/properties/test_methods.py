@@ -49,6 +49,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.usefixtures("brief")
+@pytest.mark.slow
 def test_every_method_leaves_its_task_alone_and_repeats_by_its_seed(name: str):
     given = task()
     before = given.network.weights()
