@@ -14,7 +14,8 @@ def main(run: Path) -> None:
     schema = json.loads((Path(__file__).parents[1] / "experiments" / "report.schema.json").read_text())
     report = json.loads((run / "report.json").read_text())
     Draft202012Validator(schema).validate(report)
-    for name in ("config.yaml", "environment.json", "rounds.jsonl", "report.md", "round-00/triggers/index.jsonl"):
+    written = ("config.yaml", "environment.json", "rounds.jsonl", "report.md", "report.html", "junit.xml")
+    for name in (*written, "round-00/triggers/index.jsonl"):
         expect((run / name).stat().st_size > 0, f"{name} is empty")
     expect(any((run / "tensorboard").rglob("events.out.tfevents.*")), "no TensorBoard events")
     expect(any((run / "pictures").glob("*.png")), "no pictures")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from dflare.errors import InputError
 from experiments.environment import file_hash
-from experiments.files import read_json, write_atomic
+from experiments.files import write_atomic
 from experiments.properties_config import NONE
-from experiments.properties_run import PropertyRun
+from experiments.properties_run import PropertyRun, kept
 from experiments.terminal import say
 from repair.properties.certify import certify
 from repair.properties.verifiable import property_claim
@@ -37,7 +37,7 @@ def verify(run: PropertyRun, networks: Mapping[str, Path]) -> None:
         path = run.folder / f"verified-{name}.json"
         how = {"verifier": asked.verifier, "seconds": asked.verifier_seconds, "margin": asked.verifier_margin}
         said = {"sha256": file_hash(network), "how": how}
-        if asked.verifier == NONE or (path.exists() and said.items() <= read_json(path).items()):
+        if asked.verifier == NONE or (path.exists() and said.items() <= kept(path, *said, "verdicts").items()):
             continue
         verdicts = []
         for index, claim in enumerate(claims):

@@ -5,11 +5,10 @@ from pathlib import Path
 from dflare.errors import InputError
 from experiments.claims import check_verifier, verify
 from experiments.environment import file_hash
-from experiments.files import read_json
 from experiments.properties_config import NONE, PropertiesConfig
 from experiments.properties_inputs import Subject, open_subject
 from experiments.properties_report import write_report
-from experiments.properties_run import PropertyRun, draw, judged, repair
+from experiments.properties_run import PropertyRun, draw, judged, kept, repair
 from experiments.properties_text import summary_text
 from experiments.runfolder import RunFolder, open_run, write_environment
 from experiments.terminal import say
@@ -58,7 +57,7 @@ def _write_environment(folder: RunFolder, settings: PropertiesConfig) -> None:
     named = [*asked.files, asked.counterexamples, asked.safe, asked.domain]
     hashes = {name: file_hash(Path(name)) for name in named if name is not None and Path(name).is_file()}
     path = folder.path / "environment.json"
-    known = read_json(path).get("properties", {}) if path.exists() else {}
+    known = kept(path, "properties")["properties"] if path.exists() else {}
     if changed := [name for name, found in hashes.items() if known.get(name, found) != found]:
         raise InputError(
             f"the run folder {folder.path} was begun with another content of {changed[0]}; choose another run_dir"

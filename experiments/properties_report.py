@@ -33,8 +33,12 @@ def write_report(run_dir: Path) -> dict[str, Any]:
     content: Any = OmegaConf.to_container(read_yaml(config), resolve=False)
     settings = settings_of(PropertiesConfig, content, str(config))
     check_properties(settings)
-    report = _assemble(run_dir, settings)
-    write_atomic(run_dir / "report.md", markdown(report, text))
+    try:
+        report = _assemble(run_dir, settings)
+        page = markdown(report, text)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise InputError(f"the figures in {run_dir / 'round-00'} are not as a run writes them; remove it") from error
+    write_atomic(run_dir / "report.md", page)
     write_atomic(run_dir / "report.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return report
 

@@ -91,7 +91,7 @@ def repair(run: PropertyRun, drawn: Drawn, method: str, target: Path) -> Path:
     Raises `InputError` where a method that compares with safe inputs has none.
     """
     record = run.folder / f"{method}.json"
-    if record.exists() and target.exists() and read_json(record)["sha256"] == file_hash(target):
+    if record.exists() and target.exists() and kept(record, "sha256")["sha256"] == file_hash(target):
         return target
     subject, asked = run.subject, run.settings.properties
     if not len(drawn.train[1]) and method not in ("hinge", "plain"):
@@ -117,9 +117,8 @@ def judged(run: PropertyRun, drawn: Drawn | None, name: str, network: Path) -> d
     Without samples there are only the statements.
     """
     path, sha = run.folder / f"judged-{name}.json", file_hash(network)
-    known = read_json(path) if path.exists() else {}
-    if known.get("sha256") == sha:
-        return dict(known)
+    if path.exists() and (known := kept(path, "sha256", "statements"))["sha256"] == sha:
+        return known
     say(f"judging the network {name} on {fresh_samples(run.settings.properties)} fresh samples")
     subject, asked = run.subject, run.settings.properties
     before, after = (partial(run_onnx, file) for file in (subject.opened.path, network))
@@ -138,6 +137,14 @@ def judged(run: PropertyRun, drawn: Drawn | None, name: str, network: Path) -> d
     return figures
 
 
+def kept(path: Path, *keys: str) -> dict[str, Any]:
+    """The content of a JSON file of a stage; raises `InputError` for a damaged file and for one without these keys."""
+    content = read_json(path)
+    if not isinstance(content, dict) or not set(keys) <= set(content):
+        raise InputError(f"{path} must hold {' and '.join(keys)} as the run wrote them; remove the file and run again")
+    return content
+
+
 def _kept_samples(run: PropertyRun, side: str, index: int) -> tuple[Samples, float]:
     """The samples of a claim and the seconds that they took, from the file that keeps them or drawn now."""
     path, claims = run.folder / f"{side}-{index + 1}.npz", run.subject.claims
@@ -147,7 +154,7 @@ def _kept_samples(run: PropertyRun, side: str, index: int) -> tuple[Samples, flo
         n, began = -(-run.settings.properties.samples // len(claims)), time.perf_counter()
         drawn = draw_claim(run.subject.opened.network, claims[index], n, run.generator(side, index))
         _save(drawn, time.perf_counter() - began, path)
-    return _load(path)
+    return _load(path, claims[index].inputs)
 
 
 def _save(drawn: Samples, seconds: float, path: Path) -> None:
@@ -158,14 +165,16 @@ def _save(drawn: Samples, seconds: float, path: Path) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def _load(path: Path) -> tuple[Samples, float]:
-    """What `_save` wrote; raises `InputError` for a damaged file."""
+def _load(path: Path, inputs: int) -> tuple[Samples, float]:
+    """What `_save` wrote of so many inputs; raises `InputError` for a damaged file."""
     stored = {name: one.read() for name, one in look_into(path).items()}
     try:
         bad, safe = (torch.from_numpy(stored[name].astype(np.float32)) for name in ("counterexamples", "safe"))
         numbers = [stored[name].item() for name in ("draws", "hits", "share", "method", "seconds")]
     except (KeyError, ValueError) as error:
         raise InputError(f"expected the samples of a run in {path}, got something else; remove the file") from error
+    if any(some.ndim != 2 or some.shape[1] != inputs or not some.isfinite().all() for some in (bad, safe)):
+        raise InputError(f"expected finite inputs (n, {inputs}) in {path}, got something else; remove the file")
     return Samples(bad, safe, numbers[0], numbers[1], numbers[2], numbers[3]), numbers[4]
 
 

@@ -28,6 +28,8 @@ class HingeSettings:
     rate: float = 1e-3  # of Adam, in the root mean square of a layer's weights, falling to 0 as a cosine
     steps: int = 150
     look: int = 50  # steps between two looks at all samples
+    rounds: int = 3  # such trainings at most, each with half the fidelity of the last
+    enough: float = 1e-4  # share of the counterexamples that may violate still, or safe inputs anew, without another
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def hinge_repair(
     distance from violation where that is less than the margin: it may come no nearer. Fidelity is `lost_lead` +
     `difference`, on safe inputs and on inputs from `anywhere` in the domain (n, inputs); either may be empty. Of the
     weights that looks at all samples have seen, those with the fewest violations count, then the most faithful ones.
+    Where these still leave more than `enough`, another round goes on from them with less fidelity.
     """
     began = time.perf_counter()
     old = copy.deepcopy(network).requires_grad_(False)
@@ -71,15 +74,49 @@ def hinge_repair(
     unit = margins(old, wanted, counterexamples).mean().clamp(min=LEAST)
     margin = settings.margin * unit
     kept = [_keep(old, wanted, inputs, margin) for inputs in (safe, anywhere)]
+    best, steps, fidelity = None, 0, settings.fidelity
+    while best is None or (
+        steps < settings.rounds * settings.steps and best.violations > settings.enough * len(counterexamples)
+    ):
+        if best is not None:
+            new.load_state_dict(dict(best.weights), strict=False)
+        best = _train(new, wanted, counterexamples, kept, margin, unit, fidelity, generator, settings, best)
+        steps, fidelity = steps + settings.steps, fidelity / 2
+    return Repaired(best.weights, steps, best.remaining, best.broken, time.perf_counter() - began)
+
+
+class _Best(NamedTuple):
+    """The best weights that looks have seen."""
+
+    violations: int
+    distance: float
+    weights: Mapping[str, Tensor]
+    remaining: int
+    broken: int
+
+
+def _train(
+    new: DenseNetwork,
+    wanted: Property,
+    counterexamples: Tensor,
+    kept: list["_Kept"],
+    margin: Tensor,
+    unit: Tensor,
+    fidelity: float,
+    generator: torch.Generator,
+    settings: HingeSettings,
+    best: _Best | None,
+) -> _Best:
+    """One round of `hinge_repair` on the network `new`, and the best of its weights and of those known before."""
     optimizer = torch.optim.Adam(_groups(new, settings.rate))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
-    asked, best = counterexamples, None
+    asked = counterexamples
     for step in range(1, settings.steps + 1):
         batch = asked[_rows(len(asked), settings.batch, generator)]
         loss = (wanted.margin(batch, new(batch)) + margin).clamp(min=0).mean() / unit
         for one in (some for some in kept if len(some.inputs)):
             rows = _rows(len(one.inputs), settings.batch, generator)
-            loss = loss + _staying(new, wanted, _Kept(*(column[rows] for column in one)), unit, settings.fidelity)
+            loss = loss + _staying(new, wanted, _Kept(*(column[rows] for column in one)), unit, fidelity)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -88,10 +125,10 @@ def hinge_repair(
             left = margins(new, wanted, counterexamples)
             asked = torch.cat([counterexamples, counterexamples[left > -margin / 2]])  # what is near counts twice
             remaining, broken, distance = _judge(new, wanted, left, kept)
-            if best is None or (remaining + broken, distance) <= best[0]:
-                best = (remaining + broken, distance), new.weights(), remaining, broken
+            if best is None or (remaining + broken, distance) <= (best.violations, best.distance):
+                best = _Best(remaining + broken, distance, new.weights(), remaining, broken)
     assert best is not None, "there is a look at the last step"
-    return Repaired(best[1], settings.steps, best[2], best[3], time.perf_counter() - began)
+    return best
 
 
 def _groups(network: DenseNetwork, rate: float) -> list[dict[str, Any]]:
@@ -131,7 +168,7 @@ def _judge(new: DenseNetwork, wanted: Property, left: Tensor, kept: list[_Kept])
             outputs = new(one.inputs)
         distance += float((lost_lead(outputs, one.outputs) + difference(outputs, one.outputs)).mean())
         broken += int(wanted.violated(one.inputs, outputs).sum())
-    return int((left >= 0).sum()), broken, distance
+    return int((~(left < 0)).sum()), broken, distance  # NaN, of a training that diverged, holds nothing
 
 
 def _rows(n: int, batch: int, generator: torch.Generator) -> Tensor:

@@ -113,7 +113,7 @@ def _compare(path: Path, model: ModelProto, network: DenseNetwork, weights: Mapp
         ours = network.with_weights(weights)(inputs)
     theirs = _ask(model, path, inputs)
     if not theirs.isfinite().all():
-        raise InputError(f"the network in {path} must answer with finite numbers, it answers NaN or infinity; its weights?")
+        raise InputError(f"the network in {path} must answer with finite numbers, got NaN or infinity")
     if ours.shape != theirs.shape or not torch.allclose(
         ours, theirs, rtol=0, atol=TOLERANCE * float(theirs.abs().max().clamp(min=1e-6))
     ):

@@ -20,6 +20,7 @@ from experiments.properties_config import DECISIONS, METHODS, PropertySettings, 
 from experiments.properties_inputs import open_subject
 from repair.onnx_models.difference import difference
 from repair.onnx_models.weights import read_whole
+from repair.properties.claims import state_each
 from repair.properties.dense import Activation, DenseNetwork
 from repair.properties.judging import DECISIONS as KNOWN_DECISIONS
 from repair.properties.methods import METHODS as KNOWN_METHODS
@@ -211,6 +212,65 @@ class _Interrupting(dict):
 
     def __call__(self, *given: object) -> object:
         raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("round-00/train-1.npz", b"PK", "expected an array that NumPy can read"),
+        ("round-00/judged-after.json", b"[]", "must hold sha256 and statements as the run wrote them; remove the file"),
+        ("round-00/hinge.json", b"{}", "must hold sha256 as the run wrote them; remove the file"),
+        ("environment.json", b"[]", "must hold properties as the run wrote them; remove the file"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_refused_in_one_sentence(
+    name: str, content: bytes, words: str, dflare: Call, repaired: Path, made: Path, tmp_path: Path
+):
+    shutil.copytree(repaired, tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(content)
+    assert_refused(dflare(*arguments(made, tmp_path / "run", "properties.domain=-1..1")), words)
+
+
+def test_samples_of_another_width_are_refused(dflare: Call, repaired: Path, made: Path, tmp_path: Path):
+    shutil.copytree(repaired, tmp_path / "run")
+    path = tmp_path / "run" / "round-00" / "judge-1.npz"
+    with np.load(path) as stored:
+        np.savez(path, **{**stored, "safe": np.ones((4, 3), np.float32)})
+    words = "expected finite inputs (n, 2) in"
+    assert_refused(dflare(*arguments(made, tmp_path / "run", "properties.domain=-1..1")), words)
+
+
+def test_a_report_of_damaged_figures_is_refused(dflare: Call, repaired: Path, tmp_path: Path):
+    shutil.copytree(repaired, tmp_path / "run")
+    (tmp_path / "run" / "round-00" / "judged-before.json").write_text("{}")
+    assert_refused(dflare("report", str(tmp_path / "run")), "are not as a run writes them")
+
+
+def test_all_networks_are_asked_the_same_fresh_inputs(
+    dflare: Call, repaired: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(repaired, tmp_path / "run")
+    seeds = []
+
+    def noted(network: Call, claims: tuple, samples: int, delta: float, seed: int) -> tuple:
+        seeds.append(seed)
+        return state_each(network, claims, samples, delta, seed)
+
+    monkeypatch.setattr("experiments.properties_run.state_each", noted)
+    for name in ("before", "after", "plain"):
+        (tmp_path / "run" / "round-00" / f"judged-{name}.json").unlink()
+    assert dflare(*arguments(made, tmp_path / "run", "properties.domain=-1..1")).code == 0
+    assert len(seeds) == 3
+    assert len(set(seeds)) == 1
+    assert read(tmp_path / "run")["before"] == read(repaired)["before"]
+
+
+@pytest.mark.slow
+def test_a_network_that_was_deleted_is_made_again(dflare: Call, repaired: Path, made: Path, tmp_path: Path):
+    shutil.copytree(repaired, tmp_path / "run")
+    (tmp_path / "run" / "repaired.onnx").unlink()
+    assert dflare(*arguments(made, tmp_path / "run", "properties.domain=-1..1")).code == 0
+    assert (tmp_path / "run" / "repaired.onnx").read_bytes() == (repaired / "repaired.onnx").read_bytes()
 
 
 def test_a_bound_that_does_not_hold_is_exit_code_1_with_the_reason(dflare: Call, made: Path, tmp_path: Path):

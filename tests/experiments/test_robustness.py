@@ -18,7 +18,7 @@ from repair.properties.vnnlib import read_vnnlib
 from tests.repair.properties.small_classifier import save_classifier
 
 BRIEF = (
-    "robustness.radius=0.05", "robustness.epsilon=0.05", "robustness.delta=0.05", "robustness.steps=30",
+    "robustness.radius=0.01", "robustness.epsilon=0.05", "robustness.delta=0.05", "robustness.steps=100",
     "robustness.images=8", "split.train=0.4", "split.validate=0.2", "split.judge=0.4", "threads=1",
 )  # fmt: skip
 
@@ -26,15 +26,14 @@ BRIEF = (
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier of 4 x 4 pixels, and `photos` beside it: 90 images in folders named by what it says of them."""
-    path = save_classifier(tmp_path_factory.mktemp("small") / "small.onnx")
+    path = save_classifier(tmp_path_factory.mktemp("small") / "small.onnx", seed=15)
     pixels = np.random.default_rng(0).integers(0, 256, (90, 4, 4), np.uint8)
     said = open_classifier(path, threads=1)(torch.from_numpy(pixels)[:, None].float() / 255).argmax(-1).tolist()
     for index, (image, answer) in enumerate(zip(pixels, said, strict=True)):
         folder = path.parent / "photos" / f"class-{answer}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{index}.png")
-    for empty in range(3):
-        assert (path.parent / f"photos/class-{empty}").is_dir()  # so that labels are what the model calls them
+    assert sorted(set(said)) == [0, 1]  # so that labels, counted in the order of folders, are what the model says
     return path
 
 
@@ -50,6 +49,7 @@ def read(run: Path) -> dict:
     return json.loads((run / "report.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_attacked_balls_are_repaired_stated_and_not_done_again(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -57,13 +57,14 @@ def test_attacked_balls_are_repaired_stated_and_not_done_again(
     code = main(call(model, run, f"robustness.export={tmp_path / 'out'}", "robustness.verifier_balls=1"))
     report = read(run)
     before, after = report["before"], report["after"]
-    assert code == (0 if after["statement"]["bound"] <= 0.05 else 1)
+    assert code == 0
+    assert before["statement"]["bound"] > 0.05 >= after["statement"]["bound"]
     assert before["attacked"]["value"] > after["attacked"]["value"]
-    assert before["attacked"]["n"] == before["misbehaving"] == 8
+    assert before["attacked"]["n"] == before["misbehaving"] > 2
     assert before["right"]["value"] == 1.0  # the labels are its own answers
     assert before["broken"]["value"] == 0
     assert after["broken"]["value"] == pytest.approx(1 - after["right"]["value"])
-    assert "balls of radius 0.05, with confidence 95 %" in capsys.readouterr().out.splitlines()[0]
+    assert "balls of radius 0.01, with confidence 95 %" in capsys.readouterr().out.splitlines()[0]
     assert (run / "report.md").read_text(encoding="utf-8").splitlines()[2].startswith("**the bound of 0.05")
     assert read_vnnlib(tmp_path / "out/after/robustness-0.vnnlib").outputs == 3
     kept = {path: path.stat().st_mtime_ns for path in [*run.glob("round-00/*"), run / "repaired.onnx"]}
@@ -79,7 +80,7 @@ def test_attacked_balls_are_repaired_stated_and_not_done_again(
 
 
 def test_without_a_repair_only_the_statement_is_made(model: Path, tmp_path: Path):
-    original = save_classifier(tmp_path / "original.onnx", order=(1, 2, 0))  # which the model never agrees with
+    original = save_classifier(tmp_path / "original.onnx", 15, (1, 2, 0))  # which the model never agrees with
     arguments = [one for one in call(model, tmp_path / "run") if not one.startswith("model=")]
     pair = [f"pair.original={original}", f"pair.compressed={model}", "robustness.method=none"]
     assert main([*arguments, *pair]) == 1

@@ -137,7 +137,7 @@ def test_what_is_no_chain_is_refused(nodes: list[tuple], message: str, tmp_path:
 
 def test_a_network_of_nan_is_refused(tmp_path: Path):
     path = save(tmp_path / "net.onnx", chain(), stored=STORED | {"b1": np.float32([np.nan, 0])})
-    with pytest.raises(InputError, match=r"must answer with finite numbers, it answers NaN or infinity"):
+    with pytest.raises(InputError, match=r"must answer with finite numbers, got NaN or infinity"):
         open_network(path)
 
 

@@ -8,7 +8,7 @@ from repair.properties.birdnn import Retraining, fine_tune, nearest_behaviour, r
 from repair.properties.care import causal_effects
 from repair.properties.dense import Activation, DenseNetwork
 from repair.properties.factors import FactorSettings, Neuron, most_responsible, search_factors
-from repair.properties.hinge import HingeSettings, hinge_repair
+from repair.properties.hinge import HingeSettings, Repaired, hinge_repair
 from repair.properties.property import Box, Case, Polytope, Property
 from repair.properties.walks import margins
 from repair.search_based.swarm import Swarm
@@ -88,6 +88,21 @@ def test_a_repair_repeats_by_its_seed():
     assert first == again != other
 
 
+def test_what_one_round_leaves_another_goes_on_with_and_no_longer_than_needed():
+    """y = x, held hard: a round of few steps leaves counterexamples, and further ones with less fidelity do not."""
+
+    def repaired(rounds: int, fidelity: float) -> Repaired:
+        settings = HingeSettings(rate=0.05, steps=20, look=20, batch=64, fidelity=fidelity, rounds=rounds)
+        safe, generator = grid(0, 0.79), torch.Generator().manual_seed(0)
+        return hinge_repair(line(), at_most(0.8), grid(0.8, 1), safe, NOTHING, generator, settings)
+
+    once, often, easily = repaired(1, 12.0), repaired(4, 12.0), repaired(4, 0.1)
+    assert (once.steps, once.remaining > 0) == (20, True)
+    assert often.steps > 20
+    assert often.remaining + often.broken < once.remaining + once.broken
+    assert (easily.steps, easily.remaining) == (20, 0)
+
+
 def test_what_cannot_be_repaired_is_counted():
     """A network without inputs to bend: the constant y = 1 + 0 x with one step of training."""
     network = DenseNetwork([linear([[0.0]], [1.0])], [Activation()])
@@ -95,6 +110,16 @@ def test_what_cannot_be_repaired_is_counted():
         network, at_most(0.8), grid(0, 1), NOTHING, NOTHING, torch.Generator().manual_seed(0), HingeSettings(steps=1)
     )
     assert repaired.remaining == 101
+
+
+def test_a_training_that_diverged_has_repaired_nothing():
+    """Scores near the largest float32, whose mean is infinite: the loss is NaN, and so are the weights after it."""
+    network = DenseNetwork([linear([[3e38]], [0.0])], [Activation()])
+    found = hinge_repair(
+        network, at_most(0.8), grid(0.9, 1), NOTHING, NOTHING, torch.Generator().manual_seed(0), HingeSettings(steps=1)
+    )
+    assert found.weights["layers.0.weight"].isnan().all()
+    assert found.remaining == 101
 
 
 def test_corrected_targets_belong_to_their_own_row():
@@ -115,6 +140,15 @@ def test_retraining_imitates_the_nearest_positive_output():
     slope, offset = torch.linalg.lstsq(design, targets).solution[:, 0].tolist()
     assert found["layers.0.weight"].item() == pytest.approx(slope, abs=0.02)
     assert found["layers.0.bias"].item() == pytest.approx(offset, abs=0.02)
+
+
+def test_each_counterexample_learns_its_own_target():
+    """y = x: 0.8 to 1 learn 0.79, 1 to 1.2 learn 1.21; targets that changed places would make the line flat."""
+    negative, positive = grid(0.8, 1.2), torch.cat([grid(0.78, 0.79), grid(1.21, 1.22)])
+    settings = Retraining(epochs=100, rate=0.1, positives=0.0)
+    found = retrain(line(), negative, positive, settings, torch.Generator().manual_seed(0))
+    low, high = (line().with_weights(found)(torch.tensor([[x]])).item() for x in (0.8, 1.2))
+    assert high - low > 0.5
 
 
 def two_neurons() -> DenseNetwork:

@@ -8,7 +8,7 @@ import torch
 from dflare.errors import InputError
 from repair.properties.property import Box, Case, Polytope, Property
 from repair.properties.sampling import draw_samples
-from repair.properties.splitting import split, split_often
+from repair.properties.splitting import Rare, split, split_often
 from repair.properties.walks import margins, walk
 
 
@@ -56,6 +56,15 @@ def test_splitting_estimates_how_rare_a_disc_is():
     rare = split_often(distance, ball(radius), 500, 3, generator())
     assert rare.share == pytest.approx(math.pi * radius**2 / 4, rel=0.5)
     assert (rare.inputs.norm(dim=-1) <= radius).all()
+
+
+def test_runs_count_by_the_share_that_they_found(monkeypatch: pytest.MonkeyPatch):
+    """Three regions, the second three times as large as the first, the third not found."""
+    found = iter([Rare(torch.zeros(5, 2), 1e-6), Rare(torch.ones(7, 2), 3e-6), Rare(torch.zeros(0, 2), 0.0)])
+    monkeypatch.setattr("repair.properties.splitting.split", lambda *given: next(found))
+    rare = split_often(distance, ball(1.0), 400, 3, generator())
+    assert rare.share == pytest.approx(4e-6 / 3)
+    assert rare.inputs.mean(0).tolist() == [0.75, 0.75]
 
 
 def test_splitting_of_what_is_common_is_a_uniform_draw():

@@ -34,6 +34,24 @@ class Skipping(nn.Module):
         return self.fc(late.flatten(1))
 
 
+class Normalised(nn.Module):
+    """The same with a normalisation behind each convolution, the shift of which is not scaled by what comes before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.three, self.fc = nn.Conv2d(4, 5, 3, padding=1), nn.Linear(5 * 3, CLASSES)
+        self.norm_one, self.norm_two, self.norm_three = (nn.BatchNorm2d(size) for size in (4, 4, 5))
+        for norm in (self.norm_one, self.norm_two, self.norm_three):
+            norm.running_mean = torch.linspace(-0.1, 0.2, norm.num_features)
+            norm.bias = nn.Parameter(torch.linspace(0.3, 0.8, norm.num_features))
+
+    def forward(self, images: Tensor) -> Tensor:
+        early = self.norm_one(self.one(images)).relu()
+        late = self.norm_three(self.three(early + self.norm_two(self.two(early)))).relu()
+        return self.fc(nn.functional.max_pool2d(late, (1, 2)).flatten(1))
+
+
 @pytest.fixture
 def case(tmp_path: Path):
     """The network with the loud channel opened for repair, the images where it shows, and the others."""
@@ -82,11 +100,12 @@ def test_fine_tuning_finds_the_factor_and_folds_it_into_the_weights(case):
     assert agrees(trainable, shown(Hidden(), 300, 1)).float().mean() > 0.95
 
 
+@pytest.mark.parametrize("kind", [Skipping, Normalised])
 @pytest.mark.parametrize("layer", ["one", "two", "three"])
-def test_a_factor_is_what_the_neuron_times_it_would_be(layer, tmp_path):
+def test_a_factor_is_what_the_neuron_times_it_would_be(kind, layer, tmp_path):
     """Also through a skip connection, by the neuron's own weights, and through pooling, by the next layer's."""
     torch.manual_seed(0)
-    network = Skipping()
+    network = kind()
     with torch.no_grad():
         for part in (network.one, network.two, network.three):
             part.bias += 0.5  # no channel is silent
@@ -94,7 +113,8 @@ def test_a_factor_is_what_the_neuron_times_it_would_be(layer, tmp_path):
     images = shown(Hidden(), 5, 0).images
     model = Watched(trainable)
     factors = Factors(Neurons(model, images), [Neuron(layer, 1)])
-    assert all(name.startswith(f"program.{'fc' if layer == 'three' else layer}.") for name in factors.names)
+    own = layer if kind is Skipping else f"norm_{layer}"
+    assert all(name.startswith(f"program.{'fc' if layer == 'three' else own}.") for name in factors.names)
     folded = {name: each[0] for name, each in factors.weights(torch.tensor([[0.5]])).items()}
     end = next(each.end for each in model.layers if each.name == layer)
     louder = torch.tensor([1, 1.5, 1, 1, 1][: 5 if layer == "three" else 4])[:, None, None]

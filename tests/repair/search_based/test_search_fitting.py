@@ -82,6 +82,28 @@ def test_exactly_so_many_steps_from_what_an_earlier_search_named(method, tmp_pat
     assert placebo.free == first.free
 
 
+def test_each_half_of_birdnn_goes_on_where_the_other_stopped(tmp_path, monkeypatch):
+    """Two batches of retraining, one iteration of the swarm, then the third batch; a half never starts anew."""
+    monkeypatch.setattr(fitting, "CYCLE", (2, 1))
+    began, tuned, retrained, fine_tune = [], [], fitting.retrained, fitting.fine_tune
+
+    def noted(trainable, mixture, rate, start=0):
+        began.append(start)
+        return retrained(trainable, mixture, rate, start)
+
+    def from_here(trainable, *given):
+        tuned.append({name: weight.detach().clone() for name, weight in trainable.module.named_parameters()})
+        return fine_tune(trainable, *given)
+
+    monkeypatch.setattr(fitting, "retrained", noted)
+    monkeypatch.setattr(fitting, "fine_tune", from_here)
+    trainable = wrong(tmp_path / "a.pt2")
+    fit_search("birdnn", task(trainable, 4))
+    alone = fit_search("birdnn-retrain", task(wrong(tmp_path / "b.pt2"), 2)).weights
+    assert began == [0, 2, 0]
+    assert all(torch.equal(tuned[1][name], weight) for name, weight in alone.items())
+
+
 def test_weights_that_break_what_was_right_are_not_kept(tmp_path):
     """The wrong case: triggers that the original itself would not agree to, on a model that is right everywhere."""
     trainable = opened(Hidden(), tmp_path / "a.pt2")
@@ -91,6 +113,15 @@ def test_weights_that_break_what_was_right_are_not_kept(tmp_path):
     validate = Examples(lies.images[:0], lies.targets[:0]), shown(Hidden(), 500, 3)
     fitted = fit_search("birdnn-retrain", given, validate, 5)
     assert (fitted.steps, fitted.score) == (0, 1.0)
+
+
+def test_triggers_and_clean_images_count_alike_on_the_validate_side(tmp_path):
+    """Before any step none of the triggers agrees and all of the others do, however many there are of each."""
+    trainable = wrong(tmp_path / "a.pt2")
+    validate = parted(trainable, shown(Hidden(), 200, 3))
+    assert len(validate[0]) != len(validate[1])
+    fitted = fit_search("birdnn-retrain", task(trainable, 0), validate, 5)
+    assert (fitted.steps, fitted.score) == (0, 0.5)
 
 
 def test_positives_are_images_on_which_the_pair_agrees(tmp_path):
