@@ -1,11 +1,12 @@
-"""Every strategy of repair on the MNIST pairs: ours, the plain ones, and the search methods of the literature.
+"""Every strategy of repair on the MNIST pairs and on ACAS Xu: ours, the plain ones, and the methods of the literature.
 
-    python benchmarks/methods.py --json rows.json    two networks, three files each, every strategy (hours of one core)
+    python benchmarks/methods.py --json rows.json    two networks, three files each, every strategy (an hour),
+                                                     and ACAS Xu by all methods (its rows go to rows-acasxu.json)
     python benchmarks/methods.py --quick             two strategies on LeNet-5's distilled student (under a minute)
     python benchmarks/methods.py --pairs mnist_lenet-5-distilled-pt2 --strategies arachne,birdnn
     python benchmarks/methods.py --jobs 2            two rows at a time, each on one thread
 
-The other half of the comparison, ACAS Xu, is `python benchmarks/acasxu.py --methods all`.
+With --quick, --pairs or --strategies only MNIST is run; `python benchmarks/acasxu.py --methods all` is the other half.
 
 A row is one small `dflare loop`, with the product's own placebo, no-op and judging (DESIGN, section 5). Nothing is
 rolled back, so that what a method breaks is to be seen. Models and images are found under $DFLARE_BENCH (default: the
@@ -96,8 +97,17 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    print("\n".join(lines(done)))
-    return 0
+    print("\n".join(lines(done)), flush=True)
+    return 0 if options.quick or options.pairs or options.strategies else _acasxu(options.json)
+
+
+def _acasxu(json_file: Path | None) -> int:
+    """The other half of the comparison, with rows beside those of the first; its exit code."""
+    import acasxu
+
+    beside = [f"--json={json_file.with_stem(json_file.stem + '-acasxu')}"] if json_file else []
+    print("\nACAS Xu\n", flush=True)
+    return acasxu.main(["--methods", "all", *beside])
 
 
 def wanted(options: argparse.Namespace) -> list[MethodRow]:

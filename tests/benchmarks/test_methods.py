@@ -75,3 +75,14 @@ def test_a_file_with_something_else_is_refused(tmp_path, capsys):
     (tmp_path / "rows.json").write_text("[]")
     assert main(["--json", str(tmp_path / "rows.json")]) == 2
     assert "expected rows of this benchmark in" in capsys.readouterr().err
+
+
+def test_one_command_compares_on_acas_xu_too_and_a_part_does_not(row, tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(methods, "measured", lambda options, rows: [])
+    monkeypatch.setattr("acasxu.main", lambda arguments: asked.append(arguments) or 0)
+    assert methods.main(["--json", str(tmp_path / "rows.json")]) == 0
+    assert asked == [["--methods", "all", f"--json={tmp_path / 'rows-acasxu.json'}"]]
+    assert methods.main(["--strategies", "arachne"]) == 0
+    assert len(asked) == 1
+    assert "ACAS Xu" in capsys.readouterr().out
