@@ -137,7 +137,7 @@ def row_of(model: str, file: str, strategy: str, seed: int, own: Mapping[str, st
 
 def measured(options: argparse.Namespace, rows: Sequence[MethodRow]) -> list[dict[str, Any]]:
     """The figures of all rows; those that the JSON file holds are taken from there, new ones added to it at once."""
-    known = _known(options.json)
+    known = kept_rows.read(options.json)
     done = [each for row in rows if (each := kept_rows.find(known, row.identity)) is not None]
     todo = [row for row in rows if kept_rows.find(known, row.identity) is None]
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -189,15 +189,6 @@ def line(name: str, row: Mapping[str, Any], seconds: float | None) -> str:
 
 def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _known(path: Path | None) -> list[dict[str, Any]]:
-    if path is None or not path.exists():
-        return []
-    try:
-        return list(json.loads(path.read_text(encoding="utf-8"))["rows"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"expected rows of this benchmark in {path}, got something else: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+import kept_rows
 from dflare.errors import InputError
 from experiments.environment import environment
 from experiments.files import write_atomic
@@ -94,7 +95,7 @@ def _wanted(options: argparse.Namespace) -> list[Row]:
 
 def _measured(options: argparse.Namespace, wanted: list[Row]) -> list[dict[str, Any]]:
     """The figures of all rows; those that the JSON file holds are taken from there, new ones added to it at once."""
-    known = _known(options.json)
+    known = kept_rows.read(options.json)
     done = [row for row in known if any(_same(row, want) for want in wanted)]
     todo = [want for want in wanted if not any(_same(row, want) for row in known)]
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -107,15 +108,6 @@ def _measured(options: argparse.Namespace, wanted: list[Row]) -> list[dict[str, 
                 content = {"environment": environment({}), "rows": known}
                 write_atomic(options.json, json.dumps(content, indent=1) + "\n")
     return done
-
-
-def _known(path: Path | None) -> list[dict[str, Any]]:
-    if path is None or not path.exists():
-        return []
-    try:
-        return list(json.loads(path.read_text(encoding="utf-8"))["rows"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"expected rows of this benchmark in {path}, got something else: {error}") from error
 
 
 def _same(known: Mapping[str, Any], row: Row) -> bool:

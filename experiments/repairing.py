@@ -17,7 +17,7 @@ from dflare.triggers import Side, TriggerSet
 from experiments.clustering import features_of
 from experiments.config import Config
 from experiments.files import read_json, write_atomic
-from experiments.localising import open_original
+from experiments.localising import need_original
 from experiments.opening import HEAD_FILE
 from experiments.oracle import Oracle
 from experiments.terminal import quiet
@@ -108,29 +108,34 @@ def train_model(
         else:
             fitted = fit_steps(trainable, data, recipe, schedule, steps, free)
     else:
-        unmoved = Compressed(trainable.module, trainable.plan).weights()
-        fitted = Fitted({name: weight.detach() for name, weight in unmoved.items()}, 0, None)
+        fitted = unmoved(trainable)
+    return write_trained(trainable, fitted, target, began, len(learn), recipe.parts())
+
+
+def unmoved(trainable: Trainable) -> Fitted:
+    """The weights as they are, projected: what a training of no step leaves."""
+    weights = Compressed(trainable.module, trainable.plan).weights()
+    return Fitted({name: weight.detach() for name, weight in weights.items()}, 0, None)
+
+
+def write_trained(
+    trainable: Trainable, fitted: Fitted, target: Path, began: float, triggers: int, parts: dict[str, object]
+) -> Path:
+    """Write what a training came to, checked, and `training.json` beside it; `target`. `began` is of `monotonic`."""
     trainable.write(fitted.weights, target)
     trainable.check(target)
     seconds = time.monotonic() - began
-    training = Training(fitted.steps, fitted.score, seconds, len(learn), list(fitted.free), recipe.parts())
-    write_atomic(folder / "training.json", json.dumps(asdict(training)) + "\n")
+    training = Training(fitted.steps, fitted.score, seconds, triggers, list(fitted.free), parts)
+    write_atomic(target.with_name("training.json"), json.dumps(asdict(training)) + "\n")
     return target
 
 
 def _correct(recipe: Recipe, oracle: Oracle, trainable: Trainable) -> None:
     """What the recipe corrects before the training, by clean images and the original's own layers."""
 
-    def original() -> Trainable:
-        opened = open_original(oracle)
-        if opened is None:
-            raise InputError(
-                f"correction={recipe.correction} of the repair's recipe needs an original in an .onnx or .pt2 file; "
-                "set correction to none"
-            )
-        return opened
-
-    CORRECTIONS[recipe.correction](trainable, original, oracle.subject.sides[Side.train].images[:CORRECTED])
+    CORRECTIONS[recipe.correction](
+        trainable, lambda: need_original(oracle, recipe.correction), oracle.subject.sides[Side.train].images[:CORRECTED]
+    )
 
 
 def model_name(recipe: str, start: Path) -> str:

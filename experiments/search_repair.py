@@ -1,9 +1,7 @@
 """Repair by the search methods of the literature in a run: Arachne, NeuRecover, CARE, BIRDNN."""
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -11,13 +9,10 @@ from torch import Tensor
 
 from dflare.triggers import Side
 from experiments.config import Config
-from experiments.files import write_atomic
 from experiments.localising import open_original
 from experiments.oracle import Oracle
-from experiments.repairing import Training
-from repair.compression import Compressed
+from experiments.repairing import unmoved, write_trained
 from repair.data import Examples
-from repair.fit import Fitted
 from repair.locating.localisation import matched
 from repair.locating.watched import Watched
 from repair.search_based.fitting import Task, fit_search
@@ -67,14 +62,8 @@ def train_by_search(
         validate = (oracle.examples(watch), oracle.clean_examples(Side.validate)) if steps is None else None
         fitted = fit_search(recipe.method, task, validate, options.validate_every, options.patience)
     else:
-        unmoved = Compressed(trainable.module, trainable.plan).weights()
-        fitted = Fitted({name: weight.detach() for name, weight in unmoved.items()}, 0, None)
-    trainable.write(fitted.weights, target)
-    trainable.check(target)
-    seconds = time.monotonic() - began
-    training = Training(fitted.steps, fitted.score, seconds, len(learn), list(fitted.free), recipe.parts())
-    write_atomic(target.with_name("training.json"), json.dumps(asdict(training)) + "\n")
-    return target
+        fitted = unmoved(trainable)
+    return write_trained(trainable, fitted, target, began, len(learn), recipe.parts())
 
 
 def _clean(oracle: Oracle, seed: int) -> Examples:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -33,16 +34,7 @@ def _onnx() -> Format:
         from repair.precision import onnx_file as file
     except ImportError as missing:
         raise InputError(f'widening .onnx files needs {missing.name}: pip install "dflare[onnx]"') from missing
-    return Format(
-        read_whole,
-        grids,
-        file.eight_bit_weights,
-        file.has_own_grid,
-        file.has_rounded_output,
-        file.with_bits,
-        file.write_bits,
-        file.numbers,
-    )
+    return _format(read_whole, grids, file)
 
 
 def _exported() -> Format:
@@ -50,9 +42,14 @@ def _exported() -> Format:
     from repair.precision import exported_file as file
     from repair.pt2_models.bits import grids
 
+    return _format(load_program, grids, file)
+
+
+def _format(read: Callable[[Path], Any], groups: Callable[[Any], list[Names]], file: ModuleType) -> Format:
+    """The record of a format whose module offers the rest by the same names."""
     return Format(
-        load_program,
-        grids,
+        read,
+        groups,
         file.eight_bit_weights,
         file.has_own_grid,
         file.has_rounded_output,
